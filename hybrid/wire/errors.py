@@ -1,0 +1,81 @@
+"""Errors of the wire floor, and the only error codes that travel between client and node.
+
+``WireError`` is the root. Nothing in ``hybrid.wire`` raises anything else on hostile input.
+SPEC section 10 holds the table of codes.
+"""
+
+from enum import IntEnum, StrEnum
+
+
+class ErrorCode(StrEnum):
+    """A refusal outside the seal: the code's name is the whole gRPC message (SPEC 10)."""
+
+    MALFORMED = "MALFORMED"
+    REJECTED = "REJECTED"
+    STALE_KEY = "STALE_KEY"
+    REPLAY = "REPLAY"
+    BUSY = "BUSY"
+    LIMIT = "LIMIT"
+    TOKEN = "TOKEN"  # noqa: S105 - the name of a refusal, not a secret
+    DEADLINE = "DEADLINE"
+    FAULT = "FAULT"
+
+
+class SealedCode(IntEnum):
+    """An error that depends on content, carried inside the sealed reply (SPEC 10)."""
+
+    BAD_REQUEST = 1
+    CONTEXT_LENGTH = 2
+    MODEL_UNAVAILABLE = 3
+    OVERLOADED = 4
+    DEADLINE = 5
+    REFUSAL = 6
+    ENGINE_FAILED = 7
+
+
+class WireError(Exception):
+    """Root of everything ``hybrid.wire`` raises."""
+
+
+class Malformed(WireError):
+    """Bytes that do not decode: unknown, missing, doubled, trailing, oversized or non-canonical."""
+
+
+class Rejected(WireError):
+    """The node could not open a request; deliberately without detail (SPEC 7)."""
+
+
+class StaleKey(WireError):
+    """The request names a node, key or bundle that is not current here."""
+
+
+class Replay(WireError):
+    """The same request was already claimed under this epoch key."""
+
+
+class DecryptionError(WireError):
+    """A reply head or frame is not what this request's node would have made (SPEC 8)."""
+
+
+class TruncatedStream(WireError):
+    """The reply ended without its final frame; what came before it is partial."""
+
+
+class ReplyOrder(WireError):
+    """A reply message came where the protocol allows none: a second head, data after the end."""
+
+
+class ReceiptMismatch(WireError):
+    """The receipt does not describe this request, this reply or this node.
+
+    check: the named check of SPEC 9 that failed, for example ``receipt.transcript``.
+    """
+
+    def __init__(self, check: str) -> None:
+        """Name the check that failed."""
+        super().__init__(check)
+        self.check = check
+
+
+class SignatureFailure(WireError):
+    """A signature, or one half of a double signature, does not verify."""

@@ -1,0 +1,1 @@
+"""The node: opens a sealed request, answers it, keeps nothing."""
