@@ -9,6 +9,10 @@ from enum import StrEnum
 from typing import Protocol
 
 
+MAX_STOP_STRINGS = 8
+MAX_STOP_CHARS = 256
+
+
 class Route(StrEnum):
     """Where an answer is made. ``ON_DEVICE`` is the stricter of the two."""
 
@@ -65,8 +69,8 @@ class Sampling:
         _within("repetition_penalty", self.repetition_penalty, 0.5, 2.0)
         if self.seed is not None:
             _within("seed", self.seed, 0, 2**63 - 1)
-        if len(self.stop) > 8 or any(not s or len(s) > 256 for s in self.stop):
-            msg = "stop takes at most 8 strings of 1 to 256 characters"
+        if len(self.stop) > MAX_STOP_STRINGS or any(not 0 < len(s) <= MAX_STOP_CHARS for s in self.stop):
+            msg = f"stop takes at most {MAX_STOP_STRINGS} strings of 1 to {MAX_STOP_CHARS} characters"
             raise ValueError(msg)
 
 
