@@ -13,6 +13,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 PART = re.compile(r"(<!-- begin (\w+) (.+?) -->\n)(.*?)(<!-- end \2 -->)", re.DOTALL)
+WIDTH = 96
 BIN = Path(sys.executable).parent
 
 
@@ -34,7 +35,7 @@ def help_text(command: str) -> str:
 def first_sentence(file: Path) -> str:
     doc = ast.get_docstring(ast.parse(file.read_text())) or ""
     line = doc.split("\n", 1)[0].rstrip(".")
-    return line if len(line) <= 96 else line[:93].rsplit(" ", 1)[0] + " ..."
+    return line if len(line) <= WIDTH else line[: WIDTH - 4].rsplit(" ", 1)[0] + " ..."
 
 
 def tree(package: str) -> str:

@@ -24,7 +24,7 @@ def typed_lines(document: Path) -> list[str]:
 
 def unknown_flags(line: str) -> list[str]:
     """The flags of a typed line that its program does not have."""
-    words = shlex.split(line.split(" | ")[0].split(" > ")[0], comments=True)
+    words = shlex.split(re.split(r" [|>] ", line, maxsplit=1)[0], comments=True)
     if words[0] not in PROGRAMS:
         return []
     command: click.Command = PROGRAMS[words[0]]
