@@ -41,6 +41,35 @@ class Malformed(WireError):
     """Bytes that do not decode: unknown, missing, doubled, trailing, oversized or non-canonical."""
 
 
+class BadVersion(Malformed):
+    """A record of another kind or version, or a suite this version does not have."""
+
+
+class NonCanonical(Malformed):
+    """Bytes that decode, but are not the one encoding of what they say."""
+
+
+class Oversized(Malformed):
+    """More bytes than the protocol allows.
+
+    size, limit: bytes found and bytes allowed.
+    """
+
+    def __init__(self, size: int, limit: int) -> None:
+        """Name both numbers."""
+        super().__init__(f"{size} bytes where {limit} are allowed")
+        self.size = size
+        self.limit = limit
+
+
+class ReplyFull(WireError):
+    """A reply has taken all the frames it may; the node ends it with ``length``."""
+
+
+class Misuse(WireError):
+    """Our own code used a single-use step twice, or out of order."""
+
+
 class Rejected(WireError):
     """The node could not open a request; deliberately without detail (SPEC 7)."""
 

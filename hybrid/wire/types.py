@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Protocol
 
-
 MAX_STOP_STRINGS = 8
 MAX_STOP_CHARS = 256
 

@@ -1,0 +1,121 @@
+"""The way from options to a client: configuration, a private node if one is wanted, and cleaning up after both.
+
+Tests hand in their own ``Doors`` as click's ``obj``; nothing is injected by environment.
+"""
+
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+from hybrid.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    import click
+
+    from hybrid.cli.options import Wishes
+    from hybrid.client import Client
+    from hybrid.config import Config
+    from hybrid.own_node import OwnNode
+
+PROMISED_EXITS = ("SIGTERM", "SIGHUP")
+
+
+def _client(**given: Any) -> "Client":
+    from hybrid.client import Client
+
+    return Client(**given)
+
+
+def _own_node(**given: Any) -> "OwnNode":
+    from hybrid.own_node import OwnNode
+
+    return OwnNode.start(**given)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Doors:
+    """What a command reaches the product through. client: makes a Client.  own_node: starts a private node."""
+
+    client: "Callable[..., Client]" = _client
+    own_node: "Callable[..., OwnNode]" = _own_node
+
+
+def doors_of(ctx: "click.Context") -> Doors:
+    """Return the doors a test handed in, or the real ones."""
+    return ctx.find_object(Doors) or Doors()
+
+
+def configured(wishes: "Wishes") -> "Config":
+    """Return the settings with these wishes on top. Raises ConfigurationError, also for a node without its key."""
+    from hybrid import config
+
+    flags = {"model": wishes.model, "policy": wishes.policy, "node": wishes.node, "node_key": wishes.node_key}
+    settings = config.load(flags)
+    if settings.node and not settings.node_key and not wishes.local_node:
+        raise ConfigurationError(
+            f"the key of node {settings.node} is not known, so nothing may be sealed to it",
+            hint="add --node-key KEY; the node prints its key when it starts",
+        )
+    return settings
+
+
+@contextmanager
+def open_client(
+    doors: Doors,
+    settings: "Config",
+    *,
+    local_node: bool = False,
+    on_handoff: Any = None,
+    phase: Callable[[str], None] = lambda _: None,
+) -> "Iterator[Client]":
+    """Yield a client for these settings; close it, and stop the node it started, on the way out.
+
+    on_handoff: replaces the configured consent.  phase: told what is being waited for.
+    """
+    from hybrid.trust.policy import Policy
+
+    with ExitStack() as stack:
+        address, key = settings.node, settings.node_key
+        if local_node:
+            phase("starting a private node on loopback")
+            node = stack.enter_context(doors.own_node())
+            address, key = node.address, node.key
+            phase(f"private node ready at {address}")
+        client = doors.client(
+            model=settings.model,
+            models=settings.models,
+            node=address,
+            trust=Policy.pinned(key) if key else None,
+            policy=settings.policy,
+            threshold=settings.threshold,
+            on_handoff=on_handoff or settings.on_handoff,
+            timeout=settings.timeout,
+            offline=settings.offline or None,
+        )
+        stack.callback(client.close)
+        yield client
+
+
+@contextmanager
+def orderly_exit() -> Iterator[None]:
+    """While inside, being asked to end runs every clean-up, so that no private node is left behind."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def leave(number: int, frame: FrameType | None) -> None:
+        del frame
+        sys.exit(128 + number)
+
+    numbers = [getattr(signal, name) for name in PROMISED_EXITS if hasattr(signal, name)]
+    before = [(number, signal.signal(number, leave)) for number in numbers]
+    try:
+        yield
+    finally:
+        for number, handler in before:
+            signal.signal(number, handler)

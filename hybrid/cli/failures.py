@@ -1,0 +1,66 @@
+"""The one place where a failure becomes a sentence, a hint and an exit code.
+
+No message here ever holds prompt or answer text: what is not ours is named by its type alone.
+"""
+
+import os
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+from hybrid.cli.terminal import safe, talk
+from hybrid.errors import HybridError
+
+EXIT_ERROR = 1
+EXIT_INTERRUPTED = 130
+
+
+def guarded(call: Callable[[], Any]) -> int:
+    """Run a command and return its exit code; click's own exceptions pass through."""
+    try:
+        return int(call() or 0)
+    except (click.exceptions.Exit, click.ClickException):
+        raise
+    except (KeyboardInterrupt, click.Abort):
+        talk("stopped")
+        return EXIT_INTERRUPTED
+    except HybridError as error:
+        return report(error)
+    except BrokenPipeError:
+        return hush()
+    except Exception as error:  # noqa: BLE001 - the last line of defence
+        return crash(error)
+
+
+def report(error: HybridError) -> int:
+    """Say what happened and what to do; return the error's exit code."""
+    talk(f"error: {safe(str(error))}")
+    if error.hint:
+        talk(f"hint: {safe(error.hint)}")
+    return error.exit_code
+
+
+def crash(error: Exception) -> int:
+    """Say that this is a defect, without the traceback: its values could hold what was asked."""
+    if os.environ.get("HYBRID_DEBUG") == "1":
+        sys.excepthook(type(error), error, error.__traceback__)
+        return EXIT_ERROR
+    talk(f"error: something went wrong inside hybrid ({type(error).__name__})")
+    talk("hint: HYBRID_DEBUG=1 shows the traceback, which may hold parts of what you asked")
+    return EXIT_ERROR
+
+
+def hush() -> int:
+    """End quietly when the reader of our output has gone: it has had what it wanted.
+
+    Points stdout at the null device, since Python flushes it once more on its way out.
+    """
+    try:
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, sys.stdout.fileno())
+        os.close(null)
+    except (OSError, ValueError):  # stdout is no real file, or closed
+        pass
+    return 0

@@ -1,0 +1,159 @@
+"""gRPC to a node: the only file of the SDK that imports it. Carries bytes, maps statuses, knows no content.
+
+The connected address decides what is loopback: names are resolved here and gRPC gets numbers, never a name or a
+proxy. Plaintext HTTP/2 is used to this machine only; anywhere else TLS is required. SPEC sections 10 and 14.
+"""
+
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from contextlib import suppress
+from typing import Any
+
+import grpc
+import grpc.aio
+
+from .errors import APIConnectionError, APITimeoutError, OverloadedError, ProtocolError, RemoteError
+from .exchange import Timeout
+from .peers import Peer, Resolver, diagnose_tls, peers_of, resolve
+from .remote import CloudEngine
+from .remote_errors import SAME_VERSION, TRY_LATER, broken, refused
+from .wire.codec import METHODS, join_parts
+from .wire.constants import MAX_DIRECTORY_BYTES, MAX_INVOKE_BYTES, PART_BYTES
+from .wire.errors import ErrorCode, Malformed, WireError
+
+__all__ = ["CloudEngine", "GrpcTransport"]
+
+RETRY_HINT = "retry-after-ms"  # trailing metadata: a whole number of milliseconds, never more than this many
+MAX_RETRY_HINT_MS = 30_000
+MAX_METADATA_BYTES = 8 * 1024
+MESSAGE_SLACK_BYTES = 1024
+MAX_PARTS = MAX_DIRECTORY_BYTES // PART_BYTES + 4
+
+OPTIONS: tuple[tuple[str, Any], ...] = (
+    ("grpc.enable_retries", 0),  # a retry inside the library would send the same bytes again
+    ("grpc.service_config_disable_resolution", 1),
+    ("grpc.enable_http_proxy", 0),  # the connected peer must be the one that was resolved and judged
+    ("grpc.use_local_subchannel_pool", 1),
+    ("grpc.default_compression_algorithm", 0),
+    ("grpc.max_receive_message_length", PART_BYTES + MESSAGE_SLACK_BYTES),
+    ("grpc.max_send_message_length", MAX_INVOKE_BYTES),
+    ("grpc.max_metadata_size", MAX_METADATA_BYTES),
+    ("grpc.absolute_max_metadata_size", MAX_METADATA_BYTES),
+)
+
+
+def _unreachable() -> RemoteError:
+    return APIConnectionError("The connection to the node was lost.", hint=TRY_LATER)
+
+
+def _foreign() -> RemoteError:
+    return ProtocolError("What answers at this address is no hybrid-pcc node of this version.", hint=SAME_VERSION)
+
+
+# Every status but OK. The text of a status is never read: whoever carries the call can write it.
+STATUS: Mapping[grpc.StatusCode, Callable[[], RemoteError]] = {
+    grpc.StatusCode.INVALID_ARGUMENT: lambda: refused(ErrorCode.REJECTED),
+    grpc.StatusCode.FAILED_PRECONDITION: lambda: refused(ErrorCode.STALE_KEY),
+    grpc.StatusCode.ALREADY_EXISTS: lambda: refused(ErrorCode.REPLAY),
+    grpc.StatusCode.RESOURCE_EXHAUSTED: lambda: refused(ErrorCode.LIMIT),
+    grpc.StatusCode.UNAUTHENTICATED: lambda: refused(ErrorCode.TOKEN),
+    grpc.StatusCode.PERMISSION_DENIED: lambda: refused(ErrorCode.TOKEN),
+    grpc.StatusCode.DEADLINE_EXCEEDED: lambda: refused(ErrorCode.DEADLINE),
+    grpc.StatusCode.INTERNAL: lambda: refused(ErrorCode.FAULT),
+    grpc.StatusCode.UNKNOWN: lambda: refused(ErrorCode.FAULT),
+    grpc.StatusCode.ABORTED: lambda: refused(ErrorCode.FAULT),
+    grpc.StatusCode.UNAVAILABLE: _unreachable,
+    grpc.StatusCode.CANCELLED: _unreachable,  # by the other side: our own cancelling never comes back as a status
+    grpc.StatusCode.UNIMPLEMENTED: _foreign,
+    grpc.StatusCode.NOT_FOUND: _foreign,
+    grpc.StatusCode.OUT_OF_RANGE: _foreign,
+    grpc.StatusCode.DATA_LOSS: _foreign,
+}
+
+
+def mapped(status: grpc.StatusCode, trailing: Sequence[tuple[str, str | bytes]] = ()) -> RemoteError:
+    """Return the error of a status. A node that is up and busy says when to come back; a dead network can't."""
+    after = retry_hint(trailing)
+    if status is grpc.StatusCode.UNAVAILABLE and after is not None:
+        return refused(ErrorCode.BUSY, retry_after=after)
+    error = STATUS[status]()
+    error.retry_after = after
+    return error
+
+
+def retry_hint(trailing: Sequence[tuple[str, str | bytes]]) -> float | None:
+    """Read the retry hint, in seconds and bounded. Anything odd is no hint."""
+    values = [value for key, value in trailing if key == RETRY_HINT]
+    if len(values) != 1 or not isinstance(values[0], str):
+        return None
+    text = values[0]
+    if not (text.isascii() and text.isdigit() and len(text) <= len(str(MAX_RETRY_HINT_MS))):
+        return None
+    return min(int(text), MAX_RETRY_HINT_MS) / 1000
+
+
+class GrpcTransport:
+    """One connection to ``host:port`` or ``unix:PATH``, made on first use and again after it broke.
+
+    root_certificates: PEM of the roots to trust for TLS; given, TLS is used on loopback too.
+    """
+
+    def __init__(
+        self,
+        address: str,
+        timeout: Timeout | None = None,
+        *,
+        root_certificates: bytes | None = None,
+        resolver: Resolver = resolve,
+    ) -> None:
+        """Raise ConfigurationError for an address that is none. Connects nowhere yet."""
+        self.address = address
+        self._host, self._peers = peers_of(address, resolver)
+        self._connect_s = (timeout or Timeout()).connect
+        self._roots = root_certificates
+        self._channel: grpc.aio.Channel | None = None
+        self._peer: Peer | None = None
+
+    @property
+    def peer_is_loopback(self) -> bool:
+        """Whether the connected address is this machine's; False until there is a connection."""
+        return self._peer is not None and self._peer.is_loopback
+
+    async def directory(self) -> bytes:
+        """Fetch the joined ``DirectoryReply``. Sends an empty message."""
+        channel = await self._connected()
+        call = channel.unary_stream(METHODS["Directory.Get"])(b"", timeout=self._connect_s * 2)
+        parts: list[bytes] = []
+        try:
+            async for part in call:
+                parts.append(part)
+                if len(parts) > MAX_PARTS:
+                    raise broken(Malformed(), left_device_yes=False)
+            return join_parts(parts)
+        except grpc.aio.AioRpcError as error:
+            raise _of(error) from None
+        except WireError as error:
+            raise broken(error, left_device_yes=False) from None
+        finally:
+            call.cancel()
+
+    async def exchange(self, sealed: bytes, deadline_s: float) -> AsyncGenerator[bytes, None]:
+        """Send one ``InvokeRequest``, yield every ``InvokeReply``. Closing the iterator cancels the call."""
+        channel = await self._connected()
+
+        async def once() -> AsyncGenerator[bytes, None]:
+            yield sealed
+
+        call = channel.stream_stream(METHODS["Inference.Invoke"])(once(), timeout=deadline_s)
+        try:
+            async for reply in call:
+                yield reply
+        except grpc.aio.AioRpcError as error:
+            raise _of(error) from None
+        finally:
+            call.cancel()
+
+    async def close(self) -> None:
+        """Drop the connection; a later call makes a new one."""
+        channel, self._channel = self._channel, None
+        if channel is not None:
+            await channel.close()

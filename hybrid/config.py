@@ -1,0 +1,210 @@
+"""Settings from files and environment, as one frozen value. Read by the command line and ``Client.from_env`` only.
+
+Later wins: default, user file, project ``hybrid.toml``, ``HYBRID_*``, flag. A project file may choose a model and
+tighten; it can never name a node, a key or a folder, nor answer for the person. Unknown keys are errors.
+"""
+
+import difflib
+import os
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any
+
+from .errors import ConfigurationError
+from .routing.policy import Mode
+
+PROJECT_FILE = "hybrid.toml"
+USER_FILE = "config.toml"
+TRUE = frozenset({"1", "true", "yes", "on"})
+FALSE = frozenset({"", "0", "false", "no", "off"})
+
+# key -> (field of Config, environment name, whether a project file may set it)
+KEYS: Mapping[str, tuple[str, str, bool]] = {
+    "model": ("model", "HYBRID_MODEL", True),
+    "models": ("models", "HYBRID_MODELS", False),
+    "node.address": ("node", "HYBRID_NODE", False),
+    "node.key": ("node_key", "HYBRID_NODE_KEY", False),
+    "policy": ("policy", "HYBRID_POLICY", True),
+    "threshold": ("threshold", "HYBRID_THRESHOLD", True),
+    "on_handoff": ("on_handoff", "HYBRID_ON_HANDOFF", False),
+    "timeout": ("timeout", "HYBRID_TIMEOUT", False),
+    "offline": ("offline", "HYBRID_OFFLINE", True),
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config:
+    """What files, environment and flags add up to. None means: not set anywhere.
+
+    models: folder of the model store.  node: ``host:port``.  node_key: the key the node printed.  timeout: seconds.
+    origin: who set each value: ``user``, ``project``, ``environment`` or ``flag``.
+    """
+
+    model: str | None = None
+    models: Path | None = None
+    node: str | None = None
+    node_key: str | None = field(default=None, repr=False)
+    policy: Mode = Mode.AUTO
+    threshold: float | None = None
+    on_handoff: str = "always"
+    timeout: float | None = None
+    offline: bool = False
+    origin: Mapping[str, str] = field(default_factory=dict)
+
+
+def load(
+    flags: Mapping[str, Any] | None = None,
+    *,
+    environ: Mapping[str, str] | None = None,
+    folder: Path | None = None,
+    user_file: Path | None = None,
+) -> Config:
+    """Read every layer and return the settings.
+
+    flags: fields of ``Config`` by name; None means not given.  environ, folder, user_file: default to the process's.
+    Raises ConfigurationError naming the file or variable, and the nearest known key.
+    """
+    environ = os.environ if environ is None else environ
+    config = _from_file(Config(), user_file or default_user_file(), "user")
+    config = _from_file(config, (folder or Path.cwd()) / PROJECT_FILE, "project")
+    config = _from_environment(config, environ)
+    given = {name: value for name, value in (flags or {}).items() if value is not None}
+    for name, value in given.items():
+        config = _set(config, name, value, "flag", name)
+    return config
+
+
+def offline_by_environment(environ: Mapping[str, str] | None = None) -> bool:
+    """Whether ``HYBRID_OFFLINE`` is on: the one variable every client honours, since it can only tighten."""
+    return _boolean((os.environ if environ is None else environ).get("HYBRID_OFFLINE", ""), "HYBRID_OFFLINE")
+
+
+def default_user_file() -> Path:
+    """Where the user's own settings are on this platform."""
+    import platformdirs
+
+    return platformdirs.user_config_path("hybrid-pcc") / USER_FILE
+
+
+def _from_file(config: Config, path: Path, origin: str) -> Config:
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
+        return config
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ConfigurationError(f"{path} cannot be read: {error}", hint="correct or remove the file") from None
+    for key, value in _flat(table).items():
+        if key not in KEYS:
+            raise _unknown(f"{path}: unknown key {key!r}", key, list(KEYS))
+        name, _, project_may = KEYS[key]
+        if origin == "project" and not project_may:
+            raise ConfigurationError(
+                f"{path}: a project file may not set {key!r}", hint=f"set it in {USER_FILE}, by environment or by flag"
+            )
+        config = _set(config, name, value, origin, f"{path}: {key}")
+    return config
+
+
+def _flat(table: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in table.items():
+        flat.update(_flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value})
+    return flat
+
+
+def _from_environment(config: Config, environ: Mapping[str, str]) -> Config:
+    names = {env: name for name, env, _ in KEYS.values()}
+    for env in environ:
+        if env.startswith("HYBRID_") and env not in names and difflib.get_close_matches(env, names, n=1, cutoff=0.85):
+            raise _unknown(f"unknown environment variable {env}", env, list(names))
+    for env, name in names.items():
+        if environ.get(env):
+            config = _set(config, name, environ[env], "environment", env)
+    return config
+
+
+def _unknown(message: str, key: str, known: list[str]) -> ConfigurationError:
+    near = difflib.get_close_matches(key, known, n=1)
+    return ConfigurationError(message, hint=f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}")
+
+
+def _set(config: Config, name: str, value: Any, origin: str, where: str) -> Config:
+    value = _READ[name](value, where)
+    if origin == "project":
+        value = _tightened(config, name, value, where)
+    elif name == "offline":
+        value = value or config.offline  # any layer suffices, none undoes another
+    origins = {**config.origin, name: origin}
+    return replace(config, **{name: value, "origin": origins})
+
+
+def _tightened(config: Config, name: str, value: Any, where: str) -> Any:
+    """Refuse a project value under which more could leave the device than without it."""
+    if name == "policy" and value.egress_order > config.policy.egress_order:
+        raise ConfigurationError(f"{where}: a project file may only tighten; {config.policy} is set and {value} is wider")
+    if name == "threshold" and config.threshold is not None:
+        return max(value, config.threshold)
+    if name == "offline":
+        return value or config.offline
+    return value
+
+
+def _text(value: Any, where: str) -> str:
+    if not isinstance(value, str) or not value.strip():
+        raise ConfigurationError(f"{where} must be a text")
+    return value.strip()
+
+
+def _number(value: Any, where: str) -> float:
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        raise ConfigurationError(f"{where} must be a number, got {value!r}") from None
+    if isinstance(value, bool) or not 0 <= number < float("inf"):
+        raise ConfigurationError(f"{where} must be a number of 0 or more")
+    return number
+
+
+def _boolean(value: Any, where: str) -> bool:
+    if isinstance(value, bool):
+        return value
+    word = str(value).strip().lower()
+    if word not in TRUE | FALSE:
+        raise ConfigurationError(f"{where} must be 1 or 0")
+    return word in TRUE
+
+
+def _folder(value: Any, where: str) -> Path:
+    return value if isinstance(value, Path) else Path(_text(value, where)).expanduser()
+
+
+def _consent(value: Any, where: str) -> str:
+    if value not in ("always", "ask", "never"):
+        raise _unknown(f"{where} must be always, ask or never", str(value), ["always", "ask", "never"])
+    return str(value)
+
+
+def read_mode(value: Any, where: str = "policy") -> Mode:
+    """Return the mode of that name. Raises ConfigurationError naming the nearest one."""
+    try:
+        return Mode(value)
+    except ValueError:
+        modes = [str(mode) for mode in Mode]
+        raise _unknown(f"{where}: there is no policy {value!r}", str(value), modes) from None
+
+
+_READ = {
+    "model": _text,
+    "models": _folder,
+    "node": _text,
+    "node_key": _text,
+    "policy": read_mode,
+    "threshold": _number,
+    "on_handoff": _consent,
+    "timeout": _number,
+    "offline": _boolean,
+}
+if set(_READ) != {f.name for f in fields(Config)} - {"origin"}:  # pragma: no cover - a field without a reader
+    raise AssertionError("every setting needs a reader")

@@ -1,0 +1,170 @@
+"""One sealed exchange without I/O, and what a transport must do for it.
+
+``Exchange`` turns a cleared request into bytes and reply bytes into checked values; any transport that can carry
+bytes both ways will do. Errors of the wire floor are mapped here and never leak.
+"""
+
+import secrets
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+from .errors import ConfigurationError
+from .gate import Cleared
+from .remote_errors import broken
+from .trust.verify import VerifiedNode
+from .wire.codec import InvokeReply, decode_invoke_reply, encode_invoke_request
+from .wire.constants import DEADLINES_MS, FRAME_BYTES
+from .wire.envelope import Candidate, ReplyOpener, RequestSealer
+from .wire.errors import ReplyOrder, TruncatedStream, WireError
+from .wire.receipt import Receipt, SealedError, UsageReport
+from .wire.types import Chunk
+
+MAX_TIMEOUT_S = DEADLINES_MS[-1] / 1000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Timeout:
+    """Seconds to wait: for a connection, for evidence, for the first token, between items, and in all.
+
+    ``first_token`` and ``idle`` count time without progress, so a slow prefill that moves is no failure.
+    """
+
+    connect: float = 5.0
+    attest: float = 10.0
+    first_token: float = 30.0
+    idle: float = 20.0
+    total: float = 600.0
+
+    def __post_init__(self) -> None:
+        """Raise ConfigurationError for a time no deadline can keep."""
+        for name in ("connect", "attest", "first_token", "idle", "total"):
+            if not 0 < getattr(self, name) <= MAX_TIMEOUT_S:
+                raise ConfigurationError(f"The timeout {name} must lie between 0 and {MAX_TIMEOUT_S:g} seconds.")
+
+    @property
+    def deadline_ms(self) -> int:
+        """The smallest deadline the protocol has that is no shorter than ``total``: six values tell little."""
+        return next(ms for ms in DEADLINES_MS if ms >= self.total * 1000)
+
+
+class Transport(Protocol):
+    """Carries bytes to one address and knows no types of ours. Raises errors of ``hybrid.errors`` only."""
+
+    @property
+    def address(self) -> str:
+        """The node as the user named it."""
+
+    @property
+    def peer_is_loopback(self) -> bool:
+        """Whether the connected address is this machine's; False until there is a connection."""
+
+    async def directory(self) -> bytes:
+        """Fetch the joined ``DirectoryReply``; the request is empty and the same for everybody."""
+
+    def exchange(self, sealed: bytes, deadline_s: float) -> AsyncIterator[bytes]:
+        """Send one ``InvokeRequest``, yield every ``InvokeReply``. Closing the iterator cancels the call."""
+
+    async def close(self) -> None:
+        """Drop the connection."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answering:
+    """The candidate that proved, by its head, that it opened this request."""
+
+    node: VerifiedNode
+
+
+Item = Answering | Chunk | UsageReport | SealedError
+
+
+class Exchange:
+    """One request and its reply, used once: ``start``, ``push`` for every reply message, ``finish``.
+
+    Raises IntegrityError and ProtocolError for replies that do not check; text opened before is genuine but partial.
+    """
+
+    def __init__(
+        self, *, rng: Callable[[int], bytes] = secrets.token_bytes, now: Callable[[], float] = time.time
+    ) -> None:
+        self._rng = rng
+        self._now = now
+        self._nodes: tuple[VerifiedNode, ...] = ()
+        self._opener: ReplyOpener | None = None
+        self._receipt: Receipt | None = None
+        self.request_id = ""
+        self.started = False
+
+    @property
+    def complete(self) -> bool:
+        """Whether the final frame has come and the receipt was checked."""
+        return self._receipt is not None
+
+    def start(self, cleared: Cleared, *, deadline_ms: int) -> bytes:
+        """Seal to the nodes the request was cleared for; returns the ``InvokeRequest``. Every secret is fresh.
+
+        Raises AttestationError when a node's evidence has ended since it was verified; nothing was sent then.
+        """
+        self._nodes = cleared.nodes
+        first = cleared.nodes[0]
+        sealer = RequestSealer(
+            candidates=[_candidate(node, self._now()) for node in cleared.nodes],
+            model_id=first.model.model_id,
+            directory_id=first.directory_id,
+            deadline_ms=deadline_ms,
+            rng=self._rng,
+        )
+        try:
+            sealed, self._opener = sealer.seal(cleared.request)
+            self.request_id = sealed.request_id.hex()
+            return encode_invoke_request(sealed.header, sealed.body, sealed.key_packages)
+        except WireError as error:
+            mapped = broken(error, left_device_yes=False)
+            mapped.left_device = "no"
+            raise mapped from None
+
+    def push(self, reply: bytes) -> Iterator[Item]:
+        """Open one reply message and yield what it says, frame by frame, so that nothing genuine is lost."""
+        try:
+            yield from self._items(decode_invoke_reply(reply))
+        except WireError as error:
+            raise broken(error, left_device_yes=self.started) from None
+
+    def finish(self) -> Receipt:
+        """End the reply; returns its checked receipt. Raises IntegrityError when the final frame never came."""
+        opener = self._ready()
+        try:
+            opener.close()
+        except WireError as error:
+            raise broken(error, left_device_yes=self.started) from None
+        if self._receipt is None:  # close() has raised already unless a receipt was checked
+            raise broken(TruncatedStream(), left_device_yes=self.started)
+        return self._receipt
+
+    def _items(self, reply: InvokeReply) -> Iterator[Item]:
+        opener = self._ready()
+        if self._receipt is not None or not (reply.head or reply.frames or reply.final):
+            raise ReplyOrder
+        if reply.head:
+            index = opener.start(reply.head)
+            self.started = True
+            yield Answering(node=self._nodes[index])
+        # whole frames and whatever is left over, so that the opener judges the odd end
+        for at in range(0, len(reply.frames), FRAME_BYTES):
+            yield from opener.push(reply.frames[at : at + FRAME_BYTES])
+        if reply.final:
+            self._receipt = opener.finish(reply.final)
+
+    def _ready(self) -> ReplyOpener:
+        if self._opener is None:
+            msg = "an exchange is started before a reply is read"
+            raise RuntimeError(msg)
+        return self._opener
+
+
+def _candidate(node: VerifiedNode, now: float) -> Candidate:
+    return Candidate(
+        identity=node.identity, key=node.key_at(now), bundle_id=node.bundle_id, manifest=node.manifest
+    )

@@ -1,0 +1,1 @@
+"""Evidence collectors, one file per tier."""

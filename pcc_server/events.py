@@ -1,0 +1,118 @@
+"""The node's only logger: an event from a fixed list and bounded numbers, one JSON line on stderr.
+
+The type has no room for text, so content cannot get in. The launcher repeats only lines that ``parse`` accepts and
+counts the rest, so what a library prints in a child process goes nowhere either (node design 3.10).
+"""
+
+import builtins
+import json
+import os
+import re
+from collections.abc import Mapping
+from enum import Enum, StrEnum
+from types import TracebackType
+
+from hybrid.wire.errors import ErrorCode, SealedCode
+
+MAX_FIELDS = 12
+MAX_NUMBER = 2**53  # what JSON readers keep exactly
+MAX_LINE = 1024  # below PIPE_BUF on every system we run on, so that one write is one line
+FOREIGN = "foreign"
+_FIELD = re.compile(r"[a-z][a-z_]{0,23}")
+_MODULE = re.compile(r"(pcc_server|device|hybrid\.wire)(\.[a-z_0-9]{1,32}){0,3}")
+
+
+class Event(StrEnum):
+    """Everything the node ever says about itself while it runs."""
+
+    PHASE = "phase"
+    PUBLISHED = "published"
+    REQUEST = "request"
+    REFUSED = "refused"
+    CANCELLED = "cancelled"
+    FAULT = "fault"
+    LINK_LOST = "link_lost"
+    WORKER_SILENT = "worker_silent"
+    DRAINING = "draining"
+    CHILD_ENDED = "child_ended"
+    STRAY_OUTPUT = "stray_output"
+
+
+class Phase(StrEnum):
+    """Where a start-up, or an end, has got to."""
+
+    INIT = "init"
+    LOAD = "load"
+    ATTEST = "attest"
+    READY = "ready"
+    STOPPED = "stopped"
+
+
+class Program(StrEnum):
+    """The node's two child processes."""
+
+    GATEWAY = "gateway"
+    WORKER = "worker"
+
+
+_OURS = {member.name for kind in (ErrorCode, SealedCode, Phase, Program) for member in kind}
+_WORDS = _OURS | {FOREIGN} | {name for name, value in vars(builtins).items() if isinstance(value, type)}
+_NAMES = frozenset(event.value for event in Event)
+
+
+def emit(event: Event, **fields: int | Enum) -> None:
+    """Write one line. fields: at most 12 integers, or members of our own enums (their names are shown).
+
+    A closed stderr is no reason to stop serving.
+    """
+    _write(_line(event, {name: value.name if isinstance(value, Enum) else value for name, value in fields.items()}))
+
+
+def fault(error: BaseException) -> None:
+    """Write where an unexpected error came from: built-in class, module and line of ours, never its message."""
+    kind = type(error).__name__ if vars(builtins).get(type(error).__name__) is type(error) else FOREIGN
+    module, line = _origin(error.__traceback__)
+    _write(_line(Event.FAULT, {"kind": kind, "module": module, "line": line}))
+
+
+def _origin(trace: TracebackType | None) -> tuple[str, int]:
+    module, line = FOREIGN, 0
+    while trace is not None:
+        name = str(trace.tb_frame.f_globals.get("__name__", ""))
+        if _MODULE.fullmatch(name):
+            module, line = name, trace.tb_lineno
+        trace = trace.tb_next
+    return module, line
+
+
+def _line(event: Event, fields: Mapping[str, int | str]) -> bytes:
+    kept = {name: _bounded(value) for name, value in list(fields.items())[:MAX_FIELDS]}
+    return json.dumps({"event": event.value, **kept}, separators=(",", ":")).encode("ascii") + b"\n"
+
+
+def _bounded(value: int | str) -> int | str:
+    return value if isinstance(value, str) else max(-MAX_NUMBER, min(MAX_NUMBER, int(value)))
+
+
+def _write(line: bytes) -> None:
+    try:
+        os.write(2, line)
+    except OSError:
+        return
+
+
+def parse(line: bytes) -> bool:
+    """Tell whether a line has exactly the form that ``emit`` or ``fault`` gives it."""
+    try:
+        value = json.loads(line) if len(line) <= MAX_LINE else None
+    except ValueError:
+        return False
+    if not isinstance(value, dict) or value.pop("event", None) not in _NAMES or len(value) > MAX_FIELDS:
+        return False
+    return all(_FIELD.fullmatch(name) and _plain(name, field) for name, field in value.items())
+
+
+def _plain(name: str, value: object) -> bool:
+    if isinstance(value, str):
+        return value in _WORDS or (name == "module" and bool(_MODULE.fullmatch(value)))
+    return isinstance(value, int) and not isinstance(value, bool) and abs(value) <= MAX_NUMBER

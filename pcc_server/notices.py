@@ -1,0 +1,105 @@
+"""What the operator is told: lines to read on a terminal, or one JSON object a line with ``--json``."""
+
+import json
+import os
+import select
+import stat
+import sys
+from collections.abc import Iterable
+from typing import Any, TextIO
+
+from .config import Settings
+
+TIER_WORDS = "tier 0 software, NOT private from the operator"
+
+
+class Notices:
+    """Writes to stdout what programs and people wait for, to stderr what goes wrong and what happens.
+
+    as_json: life events as JSON lines. Then a closed stdout means that whoever started the node is gone.
+    """
+
+    def __init__(self, *, as_json: bool, out: TextIO = sys.stdout, err: TextIO = sys.stderr) -> None:
+        self._json = as_json
+        self._out = out
+        self._err = err
+        self._poll = _reader_poll(out) if as_json else None
+
+    def starting(self, settings: Settings) -> None:
+        """Say that a model is being loaded; that can take a while."""
+        if not self._json and settings.engine == "mlx":
+            self._tell(self._err, f"loading {settings.model} …")
+
+    def ready(self, settings: Settings, facts: dict[str, Any]) -> None:
+        """Say where the node listens, what it is, and what a client types."""
+        shown = {key: facts[key] for key in ("listen", "node_key", "tier", "engine", "model")}
+        if self._json:
+            self._line(event="ready", **shown)
+        else:
+            self._tell(self._out, _card(settings, shown))
+
+    def draining(self) -> None:
+        """Say that no new request is taken."""
+        if self._json:
+            self._line(event="draining")
+        else:
+            self._tell(self._err, "finishing what runs; once more stops at once")
+
+    def stopped(self, exit_code: int) -> None:
+        """Say the last word, for programs."""
+        if self._json:
+            self._line(event="stopped", exit_code=exit_code)
+
+    def event(self, line: bytes) -> None:
+        """Repeat a child's event."""
+        self._tell(self._err, line.decode("ascii"))
+
+    def early(self, lines: Iterable[bytes]) -> None:
+        """Show what a child printed before any request existed."""
+        for line in lines:
+            self._tell(self._err, line.decode("utf-8", "replace"))
+
+    def failure(self, sentence: str) -> None:
+        """Say what went wrong, in one sentence, last."""
+        self._tell(self._err, f"pcc-server: {sentence}")
+
+    def reader_gone(self) -> bool:
+        """Tell whether the program that reads our JSON lines has closed its end of the pipe."""
+        return bool(self._poll and self._poll.poll(0))
+
+    def _line(self, **fields: Any) -> None:
+        self._tell(self._out, json.dumps(fields, separators=(",", ":")))
+
+    def _tell(self, stream: TextIO, text: str) -> None:
+        try:
+            print(text, file=stream, flush=True)
+        except OSError:  # a closed terminal or pipe stops nobody from serving
+            return
+
+
+def _reader_poll(out: TextIO) -> "select.poll | None":
+    """Watch a pipe for nothing but its reader's end."""
+    try:
+        fd = out.fileno()
+        is_pipe = stat.S_ISFIFO(os.fstat(fd).st_mode)
+    except (OSError, ValueError):
+        return None
+    if not is_pipe or not hasattr(select, "poll"):
+        return None
+    poll = select.poll()
+    poll.register(fd, 0)
+    return poll
+
+
+def _card(settings: Settings, shown: dict[str, Any]) -> str:
+    engine = f"{shown['engine']} (deterministic words for tests; no model runs)" if shown["engine"] == "fake" else "mlx"
+    fault = f"\n  fault   {settings.fault} (for tests)" if settings.fault else ""
+    return (
+        f"node ready on {shown['listen']}\n"
+        f"  engine  {engine}\n"
+        f"  model   {shown['model']}\n"
+        f"  trust   {TIER_WORDS}\n"
+        f"  keeps   nothing: no file is written, no content is logged{fault}\n"
+        f"In another terminal:\n"
+        f"  hybrid chat --node {shown['listen']} --node-key {shown['node_key']}"
+    )

@@ -1,0 +1,203 @@
+"""The vault: holds keys, replay sets and the model, opens requests, answers them, keeps nothing.
+
+It has no listening socket and opens no file after it is ready. Run by the launcher: ``python -m pcc_server.worker``.
+"""
+
+import asyncio
+import os
+import sys
+from typing import Any
+
+from hybrid.wire.envelope import ReplySealer, RequestOpener
+from hybrid.wire.errors import Malformed, SealedCode
+from hybrid.wire.evidence import ModelEntry
+from hybrid.wire.keys import IdentityKey
+
+from . import child, control, errors, events
+from .answer import Answer, Kitchen
+from .config import Settings, config_digest
+from .engines import Loaded, open_engine
+from .entry import Entry, Served
+from .errors import DeadlinePassed, Refused
+from .events import Event, Phase
+from .keys import KeyRing
+from .link import LINK_STREAM, Frame, Kind, Link, OpenStream
+from .outlet import IN_REPLY, REFUSALS, Cut, Outlet, Tamper
+from .slots import Slots
+
+BEAT_S = 2.0
+CLOSE_S = 3.0  # for the engine to free its model
+
+
+class Worker:
+    """Serves one link until it ends."""
+
+    def __init__(self, settings: Settings, loaded: Loaded) -> None:
+        self._settings = settings
+        self._loop = asyncio.get_running_loop()
+        model = ModelEntry(
+            model_id=loaded.engine.model_id,
+            manifest=loaded.manifest,
+            context_tokens=loaded.engine.context_size,
+            max_output_tokens=min(settings.max_new, loaded.engine.context_size),
+        )
+        slots = Slots(running=settings.max_running, queued=settings.max_queue)
+        wrong = settings.fault == "wrong_receipt"
+        self._kitchen = Kitchen(engine=loaded.engine, model=model, slots=slots, wrong_receipt=wrong)
+        self._ring = KeyRing(settings.epoch_s)
+        self.entry = Entry(_served(settings, model, loaded), self._ring)
+        self._link: Link | None = None
+        self._running: dict[int, tuple[asyncio.Task[None], Outlet]] = {}
+
+    async def serve(self, link_fd: int) -> None:
+        """Take over the link, publish, and keep both current until cancelled."""
+        self._link = await Link.connect(link_fd, self._on_frame, self._on_end)
+        self._publish()
+        beat = asyncio.create_task(self._beat())
+        try:
+            await self._renew()
+        finally:
+            beat.cancel()
+
+    def _publish(self) -> None:
+        assert self._link is not None  # noqa: S101 - set before anything calls this
+        publication = self.entry.publish(self._settings.epoch_s)
+        self._link.send(Kind.PUBLISH, LINK_STREAM, publication.encode())
+        events.emit(Event.PUBLISHED, epoch=self._ring.epoch, triples=len(publication.accepted))
+
+    async def _renew(self) -> None:
+        while True:
+            await asyncio.sleep(min(1.0, self._ring.seconds_to_next() + 0.001))
+            if self._ring.advance():
+                self._publish()
+
+    async def _beat(self) -> None:
+        while self._link:
+            self._link.send(Kind.BEAT, LINK_STREAM)
+            await asyncio.sleep(BEAT_S)
+
+    # --- the link ----------------------------------------------------------------------------------
+
+    def _on_frame(self, frame: Frame) -> None:
+        if frame.kind is Kind.OPEN:
+            self._open_stream(frame)
+        elif frame.stream in self._running:  # a stream that has just ended is no error
+            task, outlet = self._running[frame.stream]
+            if frame.kind is Kind.CANCEL:
+                task.cancel()
+            elif frame.kind is Kind.ACK:
+                outlet.acked(int.from_bytes(frame.payload, "big"))
+
+    def _open_stream(self, frame: Frame) -> None:
+        assert self._link is not None  # noqa: S101 - frames come over it
+        fault = self._settings.fault
+        tamper = Tamper(fault, self._link.flush) if fault in IN_REPLY else None
+        outlet = Outlet(self._link, frame.stream, tamper)
+        task = self._loop.create_task(self._serve(frame.stream, frame.payload, outlet))
+        self._running[frame.stream] = (task, outlet)
+        task.add_done_callback(lambda _: self._running.pop(frame.stream, None))
+
+    def _on_end(self) -> None:
+        for task, _ in self._running.values():
+            task.cancel()
+
+    # --- one request -------------------------------------------------------------------------------
+
+    async def _serve(self, stream: int, opening: bytes, outlet: Outlet) -> None:
+        begun = self._loop.time()
+        try:
+            told = await self._answer(stream, OpenStream.decode(opening), outlet)
+        except asyncio.CancelledError:
+            events.emit(Event.CANCELLED, ms=self._ms_since(begun))
+        except Cut:
+            outlet.end()
+        except Exception as error:
+            self._refuse(error, outlet)
+        else:
+            outlet.end()
+            events.emit(Event.REQUEST, ms=self._ms_since(begun), **({"told": told} if told else {}))
+
+    def _ms_since(self, begun: float) -> int:
+        return int((self._loop.time() - begun) * 1000)
+
+    def _refuse(self, error: Exception, outlet: Outlet) -> None:
+        refusal = errors.refusal(error)
+        if refusal.code is errors.ErrorCode.FAULT:
+            events.fault(error)
+        events.emit(Event.REFUSED, code=refusal.code)
+        outlet.refuse(refusal)
+
+    async def _answer(self, stream: int, opening: OpenStream, outlet: Outlet) -> SealedCode | None:
+        """Steps 1 to 7 of SPEC 7, then the reply."""
+        begun = self._loop.time()
+        self._refuse_by_fault()
+        request = RequestOpener(
+            header=opening.header, body=opening.body, key_package=opening.key_package, index=opening.index
+        )
+        if request.header.model_id != self._kitchen.model.model_id:
+            raise Malformed("the model is not served here")
+        if not opening.left_ms:
+            raise DeadlinePassed
+        with self._kitchen.slots.enter():
+            plain, sealer, identity = self._open(request)
+            deadline = begun + min(request.header.deadline_ms, opening.left_ms) / 1000
+            answer = Answer(self._kitchen, sealer, outlet, partition=str(stream))
+            return await answer.run(plain, identity, deadline)
+
+    def _refuse_by_fault(self) -> None:
+        if self._settings.fault in REFUSALS:
+            refusal = REFUSALS[self._settings.fault]
+            raise Refused(refusal.code, refusal.retry_ms)
+
+    def _open(self, request: RequestOpener) -> tuple[bytes, ReplySealer, IdentityKey]:
+        """Steps 2 to 7, without a pause between them: what is claimed here runs once."""
+        live, identity = self._ring.find(request.entry)
+        live.seen.check(request.q)
+        plain, sealer = request.open(live.key)
+        live.seen.claim(request.q)
+        return plain, sealer, identity
+
+
+def _served(settings: Settings, model: ModelEntry, loaded: Loaded) -> Served:
+    return Served(
+        deployment=settings.deployment,
+        model=model,
+        config_digest=config_digest(settings),
+        accelerator=loaded.accelerator,
+    )
+
+
+async def _main(inherited: child.Inherited) -> None:
+    settings = inherited.settings
+    stop = asyncio.Event()
+    serving = False
+
+    def ended() -> None:
+        if not serving:
+            os._exit(0)  # a model that is still loading cannot be interrupted otherwise
+        stop.set()
+
+    child.on_control(inherited.control, lambda _: None, ended)
+    events.emit(Event.PHASE, phase=Phase.LOAD)
+    loaded = await asyncio.to_thread(open_engine, settings)
+    events.emit(Event.PHASE, phase=Phase.ATTEST)
+    worker = Worker(settings, loaded)
+    child.silence()
+    serving = True
+    task = asyncio.create_task(worker.serve(inherited.link_fd))
+    facts: dict[str, Any] = {"node_key": worker.entry.node_key, "tier": worker.entry.tier, "engine": settings.engine}
+    control.write(inherited.control, facts={**facts, "model": loaded.engine.model_id})
+    await stop.wait()
+    task.cancel()
+    async with asyncio.timeout(CLOSE_S):
+        await loaded.engine.close()
+
+
+def main() -> None:
+    """Run as a child of the launcher."""
+    inherited = child.begin(sys.argv[1:])
+    child.run(inherited, lambda: _main(inherited))
+
+
+if __name__ == "__main__":
+    main()
