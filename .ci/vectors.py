@@ -28,7 +28,7 @@ class Kept:
     def get(self, make: Any, *inputs: bytes) -> bytes:
         """Return the kept bytes for these inputs, or make them."""
         name = hashlib.sha256(b"".join(len(part).to_bytes(4, "big") + part for part in inputs)).hexdigest()
-        value: str = self._known.get(name) or make().hex()
+        value: str = self._used.get(name) or self._known.get(name) or make().hex()
         self._used[name] = value
         return bytes.fromhex(value)
 

@@ -14,17 +14,18 @@ from typing import TYPE_CHECKING, Any, Self
 
 from . import config
 from .conversation import AsyncSession, Transcript
-from .core import Ask, Fail, Finish, Outcome, Show, Turn, compose, decide_route, mode_of_call
-from .driver import Driver, Settings
+from .core import Ask, Fail, Finish, Outcome, Show, Turn, compose, decide_route, mode_of_call, system_text
+from .driver import Driver, Settings, as_timeout
 from .errors import ConfigurationError, GenerationCancelled, HybridError
 from .events import Done, Event, Handoff, RouteDecided, TextDelta
 from .routing.complexity import Scorer, StructuralScorer
 from .routing.labels import Source
 from .routing.policy import Mode
-from .wire.types import Engine, GenerateRequest, Message, Route, Sampling
+from .wire.types import Engine, Message, Route, Sampling
 
 if TYPE_CHECKING:
     from .driver import NodeAddress
+    from .exchange import Timeout, Transport
     from .gate import Consent
     from .reply import Reply
     from .routing.decision import Decision
@@ -35,9 +36,9 @@ FORKED = "this client was made before the process forked"
 Prompt = str | Sequence[Message]
 
 
-async def run(turn: Turn, driver: Driver) -> AsyncIterator[Event]:
+async def run(turn: Turn, driver: Driver, timeout: "Timeout | float | None" = None) -> AsyncIterator[Event]:
     """Perform one turn and yield its events. Raises the error the core settles on; closing it stops the turn."""
-    actions = turn.begin(await driver.signals())
+    actions = turn.begin(await driver.signals(turn.ask))
     while True:
         for action in actions:
             if isinstance(action, Show):
@@ -49,7 +50,7 @@ async def run(turn: Turn, driver: Driver) -> AsyncIterator[Event]:
             return
         outcome: Outcome | None = None
         try:
-            async with contextlib.aclosing(driver.answer(last, turn)) as items:
+            async with contextlib.aclosing(driver.answer(last, turn, timeout)) as items:
                 async for item in items:
                     if isinstance(item, Outcome):
                         outcome = item
@@ -72,7 +73,7 @@ class AsyncClient:
     timeout: seconds for a whole turn.  max_retries: further attempts at the node before the first token.
     offline: no connection beyond loopback; ``HYBRID_OFFLINE=1`` has the same effect and cannot be undone here.
     engine: anything with the ``Engine`` protocol, instead of the on-device model.  on_event: sees every event.
-    models: folder of the model store.  scorer: another router.  Raises ConfigurationError for a value that means nothing.
+    models: folder of the model store.  scorer: another router.  transport: carries sealed bytes instead of gRPC. Raises ConfigurationError for a value that means nothing.
     """
 
     def __init__(
@@ -85,13 +86,14 @@ class AsyncClient:
         trust: "Policy | None" = None,
         threshold: float | None = None,
         on_handoff: "Consent" = "always",
-        timeout: float | None = None,
+        timeout: "Timeout | float | None" = None,
         max_retries: int = 2,
         offline: bool | None = None,
         engine: Engine | None = None,
         on_event: Callable[[Event], None] | None = None,
         models: str | Path | None = None,
         scorer: Scorer | None = None,
+        transport: "Transport | None" = None,
     ) -> None:
         self._mode = config.read_mode(policy)
         self._allow_relax = allow_relax
@@ -110,6 +112,7 @@ class AsyncClient:
                 timeout=timeout,
                 max_retries=max_retries,
                 offline=bool(offline) or config.offline_by_environment(),
+                transport=transport,
             ),
             engine,
         )
@@ -130,7 +133,7 @@ class AsyncClient:
         temperature: float | None = None,
         seed: int | None = None,
         stop: Sequence[str] = (),
-        timeout: float | None = None,
+        timeout: "Timeout | float | None" = None,
     ) -> "Reply":
         """Answer once, when the whole reply has passed every check.
 
@@ -161,14 +164,11 @@ class AsyncClient:
         temperature: float | None = None,
         seed: int | None = None,
         stop: Sequence[str] = (),
-        timeout: float | None = None,
+        timeout: "Timeout | float | None" = None,
     ) -> "AsyncStream":
         """Return the events of one turn, as an iterator and a context manager; leaving the block stops the turn."""
         sampling = {"max_tokens": max_tokens, "temperature": temperature, "seed": seed, "stop": stop}
-        transcript = Transcript(system=system)
-        return self._stream(
-            prompt, sources=sources, policy=policy, timeout=timeout, transcript=transcript, keep=False, **sampling
-        )
+        return self._stream(prompt, sources=sources, policy=policy, timeout=timeout, **sampling, **one_turn(system))
 
     def session(self, *, system: str | None = None, policy: Mode | str | None = None) -> AsyncSession:
         """Start a conversation."""
@@ -198,7 +198,7 @@ class AsyncClient:
         Raises UnavailableError where the node's model is not on this device, as its tokenizer is needed.
         """
         self._check_usable()
-        request = Ask(turn=compose(_messages(prompt), (), None)).request
+        request = Ask(turn=compose(_messages(prompt), ())).request
         return await self._driver.count_tokens(request, read_route(route))
 
     async def context_size(self, route: Route | str = Route.ON_DEVICE) -> int:
@@ -226,14 +226,15 @@ class AsyncClient:
     def _turn(self, prompt: Prompt, *, transcript: Transcript, keep: bool = True, **call: Any) -> "Running":
         self._check_usable()
         timeout = call.pop("timeout", None)
+        as_timeout(timeout)
         turn = Turn(self._ask(prompt, transcript, **call), scorer=self._scorer, request_id=secrets.token_hex(8))
-        events = run(turn, self._driver.with_timeout(timeout))
-        return Running(turn, events, on_event=self._on_event, on_end=transcript.record if keep else None)
+        on_end = transcript.record if keep else lambda _: self._driver.forget(transcript.partition)
+        return Running(turn, run(turn, self._driver, timeout), on_event=self._on_event, on_end=on_end)
 
     async def _explain(self, prompt: Prompt, *, transcript: Transcript, **call: Any) -> "Decision":
         self._check_usable()
         ask = self._ask(prompt, transcript, **call)
-        return decide_route(ask, await self._driver.signals(), self._scorer)
+        return decide_route(ask, await self._driver.signals(ask), self._scorer)
 
     def _ask(
         self,
@@ -248,13 +249,15 @@ class AsyncClient:
         stop: Sequence[str] = (),
     ) -> Ask:
         mode = mode_of_call(self._mode, read_mode_or_none(policy), allow_relax=self._allow_relax)
-        first = transcript.system if not transcript.turns else None
+        wishes = {"max_tokens": max_tokens, "temperature": temperature, "seed": seed, "stop": tuple(stop) or None}
+        wished = {name: value for name, value in wishes.items() if value is not None}
         return Ask(
-            turn=compose(_messages(prompt), tuple(sources), first),
-            history=transcript.history,
+            turn=compose(_messages(prompt), tuple(sources)),
+            history=(*system_text(transcript.system), *transcript.history),
             sources=tuple(sources),
             mode=mode,
-            sampling=_sampling(max_tokens=max_tokens, temperature=temperature, seed=seed, stop=stop),
+            sampling=_sampling(wished),
+            wished=frozenset(wished),
             threshold=self._threshold,
             current_route=transcript.current_route,
             partition=transcript.partition,
@@ -409,6 +412,11 @@ class AsyncStream(Folded):
         await self.cancel()
 
 
+def one_turn(system: str | None) -> dict[str, Any]:
+    """Return what a call outside any conversation runs in: a transcript of its own, forgotten afterwards."""
+    return {"transcript": Transcript(system=system), "keep": False}
+
+
 def finished(stream: Folded) -> "Reply":
     """Return the reply of a stream that ran to its end. Raises GenerationCancelled when it was stopped before."""
     if stream.reply is None or stream.reply.finish_reason == "cancelled":
@@ -454,10 +462,9 @@ def _messages(prompt: Prompt) -> str | tuple[Message, ...]:
     return prompt if isinstance(prompt, str) else tuple(prompt)
 
 
-def _sampling(**given: Any) -> Sampling:
-    given["stop"] = tuple(given["stop"])
+def _sampling(wished: Mapping[str, Any]) -> Sampling:
     try:
-        return Sampling(**{name: value for name, value in given.items() if value is not None})
+        return Sampling(**wished)
     except (TypeError, ValueError) as error:
         raise ConfigurationError(str(error)) from None
 
@@ -466,6 +473,3 @@ def _threshold(value: float | None) -> float | None:
     if value is not None and not 0 <= value <= 1.01:  # noqa: PLR2004 - above every score: never ask the node
         raise ConfigurationError(f"threshold must lie between 0 and 1.01, got {value}")
     return value
-
-
-__all__ = ["AsyncClient", "AsyncStream", "GenerateRequest", "run"]

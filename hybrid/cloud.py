@@ -4,16 +4,16 @@ The connected address decides what is loopback: names are resolved here and gRPC
 proxy. Plaintext HTTP/2 is used to this machine only; anywhere else TLS is required. SPEC sections 10 and 14.
 """
 
+import asyncio
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
-from contextlib import suppress
 from typing import Any
 
 import grpc
 import grpc.aio
 
-from .errors import APIConnectionError, APITimeoutError, OverloadedError, ProtocolError, RemoteError
+from .errors import APIConnectionError, APITimeoutError, ProtocolError, RemoteError
 from .exchange import Timeout
-from .peers import Peer, Resolver, diagnose_tls, peers_of, resolve
+from .peers import Address, Peer, Resolver, diagnose_tls, peers_of, resolve
 from .remote import CloudEngine
 from .remote_errors import SAME_VERSION, TRY_LATER, broken, refused
 from .wire.codec import METHODS, join_parts
@@ -26,6 +26,7 @@ RETRY_HINT = "retry-after-ms"  # trailing metadata: a whole number of millisecon
 MAX_RETRY_HINT_MS = 30_000
 MAX_METADATA_BYTES = 8 * 1024
 MESSAGE_SLACK_BYTES = 1024
+DIRECTORY_S = 60.0  # a backstop: whoever asks has a shorter time limit of its own
 MAX_PARTS = MAX_DIRECTORY_BYTES // PART_BYTES + 4
 
 OPTIONS: tuple[tuple[str, Any], ...] = (
@@ -107,7 +108,8 @@ class GrpcTransport:
     ) -> None:
         """Raise ConfigurationError for an address that is none. Connects nowhere yet."""
         self.address = address
-        self._host, self._peers = peers_of(address, resolver)
+        self._parsed = Address.parse(address)
+        self._resolver = resolver
         self._connect_s = (timeout or Timeout()).connect
         self._roots = root_certificates
         self._channel: grpc.aio.Channel | None = None
@@ -121,7 +123,8 @@ class GrpcTransport:
     async def directory(self) -> bytes:
         """Fetch the joined ``DirectoryReply``. Sends an empty message."""
         channel = await self._connected()
-        call = channel.unary_stream(METHODS["Directory.Get"])(b"", timeout=self._connect_s * 2)
+        method: grpc.aio.UnaryStreamMultiCallable[bytes, bytes] = channel.unary_stream(METHODS["Directory.Get"])
+        call = method(b"", timeout=DIRECTORY_S)
         parts: list[bytes] = []
         try:
             async for part in call:
@@ -143,7 +146,8 @@ class GrpcTransport:
         async def once() -> AsyncGenerator[bytes, None]:
             yield sealed
 
-        call = channel.stream_stream(METHODS["Inference.Invoke"])(once(), timeout=deadline_s)
+        method: grpc.aio.StreamStreamMultiCallable[bytes, bytes] = channel.stream_stream(METHODS["Inference.Invoke"])
+        call = method(once(), timeout=deadline_s)
         try:
             async for reply in call:
                 yield reply
@@ -157,3 +161,76 @@ class GrpcTransport:
         channel, self._channel = self._channel, None
         if channel is not None:
             await channel.close()
+
+    async def _connected(self) -> grpc.aio.Channel:
+        """Return a channel that is connected, a new one if the old one broke.
+
+        Raises APIConnectionError, or APITimeoutError(phase="connect"); nothing was sent then.
+        """
+        if self._channel is not None:
+            if self._channel.get_state() is grpc.ChannelConnectivity.READY:
+                return self._channel
+            await self.close()
+        try:
+            async with asyncio.timeout(self._connect_s):
+                for peer in await peers_of(self._parsed, self._resolver):
+                    if await self._try(peer):
+                        break
+        except TimeoutError:
+            raise _slow(self.address) from None
+        if self._channel is None:
+            raise await self._refusal()
+        return self._channel
+
+    async def _try(self, peer: Peer) -> bool:
+        channel = self._open(peer)
+        self._peer = peer
+        try:
+            ready = await _ready(channel)
+        except BaseException:
+            await channel.close()
+            raise
+        if not ready:
+            await channel.close()
+            return False
+        self._channel = channel
+        return True
+
+    def _open(self, peer: Peer) -> grpc.aio.Channel:
+        if not self._secure(peer):
+            return grpc.aio.insecure_channel(peer.target, options=OPTIONS)
+        name = (("grpc.ssl_target_name_override", self._parsed.host), ("grpc.default_authority", self._parsed.host))
+        credentials = grpc.ssl_channel_credentials(root_certificates=self._roots)
+        return grpc.aio.secure_channel(peer.target, credentials, options=OPTIONS + name)
+
+    def _secure(self, peer: Peer) -> bool:
+        return self._roots is not None or not peer.is_loopback
+
+    async def _refusal(self) -> RemoteError:
+        why = ""
+        if self._peer is not None and self._secure(self._peer) and not self._parsed.path:
+            why = await diagnose_tls(self._parsed, self._roots, self._connect_s)
+        if why:
+            return APIConnectionError(
+                f"No TLS connection to {self.address}: {why}.",
+                hint="Off this machine TLS is required: start the node with a certificate this device trusts.",
+            )
+        return APIConnectionError(f"Nothing answers at {self.address}.", hint="Start the node, or check its address.")
+
+
+async def _ready(channel: grpc.aio.Channel) -> bool:
+    """Wait until a connection stands; False at its first failure, as the library would go on for ever."""
+    state = channel.get_state(try_to_connect=True)
+    while state not in (grpc.ChannelConnectivity.READY, grpc.ChannelConnectivity.TRANSIENT_FAILURE):
+        await channel.wait_for_state_change(state)
+        state = channel.get_state(try_to_connect=True)
+    return state is grpc.ChannelConnectivity.READY
+
+
+def _slow(address: str) -> RemoteError:
+    hint = "Check the node's address and the network, or allow more with Timeout(connect=...)."
+    return APITimeoutError(f"No connection to {address} in time.", phase="connect", hint=hint)
+
+
+def _of(error: grpc.aio.AioRpcError) -> RemoteError:
+    return mapped(error.code(), tuple(error.trailing_metadata() or ()))

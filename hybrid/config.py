@@ -143,7 +143,9 @@ def _set(config: Config, name: str, value: Any, origin: str, where: str) -> Conf
 def _tightened(config: Config, name: str, value: Any, where: str) -> Any:
     """Refuse a project value under which more could leave the device than without it."""
     if name == "policy" and value.egress_order > config.policy.egress_order:
-        raise ConfigurationError(f"{where}: a project file may only tighten; {config.policy} is set and {value} is wider")
+        raise ConfigurationError(
+            f"{where}: a project file may only tighten; {config.policy} is set and {value} is wider"
+        )
     if name == "threshold" and config.threshold is not None:
         return max(value, config.threshold)
     if name == "offline":

@@ -119,7 +119,9 @@ class Transcript:
         path = Path(path).expanduser()
         staging = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
         try:
-            with os.fdopen(os.open(staging, os.O_WRONLY | os.O_CREAT | os.O_EXCL, PRIVATE_MODE), "w", encoding="utf-8") as file:
+            with os.fdopen(
+                os.open(staging, os.O_WRONLY | os.O_CREAT | os.O_EXCL, PRIVATE_MODE), "w", encoding="utf-8"
+            ) as file:
                 json.dump(self.to_dict(), file, ensure_ascii=False)
             staging.replace(path)
         except OSError as error:
@@ -188,7 +190,11 @@ def _segment(entry: dict[str, Any]) -> Segment:
 
 def _limited(text: str) -> Segment:
     return Segment(
-        text=text, max_route=Route.ON_DEVICE, source="a saved conversation", why=LabelReason.UNLABELLED, kind="unlabelled"
+        text=text,
+        max_route=Route.ON_DEVICE,
+        source="a saved conversation",
+        why=LabelReason.UNLABELLED,
+        kind="unlabelled",
     )
 
 

@@ -86,7 +86,7 @@ class Ask:
     history: tuple[Labelled, ...] = ()
     sources: tuple[Source, ...] = ()
     mode: Mode = Mode.AUTO
-    sampling: Sampling = Sampling()
+    sampling: Sampling = field(default_factory=Sampling)
     wished: frozenset[str] = frozenset()
     threshold: float | None = None
     current_route: Route | None = None
@@ -194,7 +194,9 @@ def overflow(*, needed: int, limit: int) -> ContextOverflowError:
 
 def estimate_tokens(request: GenerateRequest) -> int:
     """Estimate the framed request: four UTF-8 bytes a token, as English text and most code have; more for others."""
-    return 1 + sum(len(m.content.encode("utf-8", "replace")) // BYTES_PER_TOKEN + FRAME_TOKENS for m in request.messages)
+    return 1 + sum(
+        len(m.content.encode("utf-8", "replace")) // BYTES_PER_TOKEN + FRAME_TOKENS for m in request.messages
+    )
 
 
 def settle_tokens(estimate: int, windows: Sequence[int], counted: int | None) -> int:
@@ -267,9 +269,7 @@ class Outcome:
 class Turn:
     """One turn from its decision to its reply. Call ``begin`` once, then feed it until ``Finish`` or ``Fail``."""
 
-    def __init__(
-        self, ask: Ask, *, scorer: Scorer, request_id: str, now: Callable[[], float] = time.monotonic
-    ) -> None:
+    def __init__(self, ask: Ask, *, scorer: Scorer, request_id: str, now: Callable[[], float] = time.monotonic) -> None:
         self.ask = ask
         self.request_id = request_id
         self._scorer = scorer
@@ -384,9 +384,7 @@ class Turn:
         if decision.route is Route.ON_DEVICE:
             return (AnswerHere(request=self.ask.request, wished=self.ask.wished, partition=self.ask.partition),)
         out = self._outgoing()
-        there = AnswerThere(
-            request=out.request, labels=out.labels, withheld=_names(out.withheld), decision=decision
-        )
+        there = AnswerThere(request=out.request, labels=out.labels, withheld=_names(out.withheld), decision=decision)
         return (there,)
 
     def _outgoing(self) -> Outgoing:

@@ -165,6 +165,4 @@ class Exchange:
 
 
 def _candidate(node: VerifiedNode, now: float) -> Candidate:
-    return Candidate(
-        identity=node.identity, key=node.key_at(now), bundle_id=node.bundle_id, manifest=node.manifest
-    )
+    return Candidate(identity=node.identity, key=node.key_at(now), bundle_id=node.bundle_id, manifest=node.manifest)

@@ -50,7 +50,8 @@ class SentSegment:
 class HandoffPlan:
     """What would leave the device, to which node and why; shown before anything does.
 
-    node: address.  tier, tier_words: of the weakest candidate.  bytes_plain: before sealing; bytes_wire_estimate: after.
+    node: address.  tier, tier_words: of the weakest candidate.
+    bytes_plain: before sealing; bytes_wire_estimate: after.
     binding: keyed digest of the request, so that what was agreed to is what is cleared.
     """
 
@@ -260,9 +261,7 @@ class Gate:
             bytes_plain=plan.bytes_plain,
         )
         self._remember(record)
-        return Cleared(
-            request=request, labels=labels, nodes=tuple(nodes), plan=plan, record=record, token=_ONLY_HERE
-        )
+        return Cleared(request=request, labels=labels, nodes=tuple(nodes), plan=plan, record=record, token=_ONLY_HERE)
 
     def _remember(self, record: EgressRecord) -> None:
         self._open.add(record.id)

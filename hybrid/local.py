@@ -7,13 +7,14 @@ nothing of it.
 import contextlib
 import importlib
 import importlib.util
+import os
 import sys
 import threading
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar, Self
 
 from .errors import (
     ConfigurationError,
@@ -31,9 +32,12 @@ if TYPE_CHECKING:
     from device.sensors import Readings
     from device.store import Installed, Store
 
-    from .wire.types import Chunk, Engine, GenerateRequest
+    from .routing.signals import Signals
+    from .wire.types import Chunk, Engine, GenerateRequest, Sampling
 
 BESIDE = Path(__file__).resolve().parent.parent
+NO_ENGINE = "the on-device engine is not installed: mlx is missing"
+REINSTALL = "python -m pip install --force-reinstall hybrid-pcc"
 
 
 def part(name: str) -> ModuleType:
@@ -63,10 +67,12 @@ def _check_owner() -> None:
 @contextlib.contextmanager
 def mapped() -> Iterator[None]:
     """Turn every error of the device floor that passes here into one of the public tree."""
-    errors = part("errors")
     try:
         yield
-    except errors.DeviceError as error:
+    except Exception as error:
+        floor = sys.modules.get("device.errors")  # what was never loaded can't have raised
+        if floor is None or not isinstance(error, floor.DeviceError):
+            raise
         raise public_error(error) from None  # the cause could hold content
 
 
@@ -147,20 +153,38 @@ def readings() -> "Readings":
         return part("sensors").read()  # type: ignore[no-any-return]
 
 
-def find_model(model: str | None, root: Path | None = None) -> "Installed":
-    """Return the model that will answer: the named one, or the store's default.
+def machine_signals() -> "Signals":
+    """Return the machine's readings as what the router looks at.
 
-    Raises ConfigurationError for an unknown name (the nearest one in the hint), UnavailableError when the model is not
-    in the store.
+    A sensor that does not exist, or a system that does not say, is neutral. A reading that failed takes the worst value
+    of its soft range; a link that cannot be read is offline.
     """
-    with mapped():
-        store = part("store").Store(root)
-        found = store.get(model) if model else store.default(is_mac=sys.platform == "darwin")
-    if found is None:
-        raise UnavailableError(
-            "no model is in the store yet", reason="model_not_downloaded", hint="hybrid pull starter (93 MB)"
-        )
-    return found  # type: ignore[no-any-return]
+    from .routing.signals import WORST_BATTERY, WORST_MEMORY, WORST_THERMAL, MemoryPressure, Signals, Thermal
+
+    now, failed = readings(), part("sensors").Failed
+    battery, heat, memory = now.battery_percent, now.thermal, now.memory_pressure
+    pressures = {"normal": MemoryPressure.NORMAL, "warn": MemoryPressure.WARNING, "critical": MemoryPressure.CRITICAL}
+    return Signals(
+        battery=battery / 100
+        if isinstance(battery, int | float)
+        else WORST_BATTERY
+        if isinstance(battery, failed)
+        else None,
+        on_mains=now.on_mains if isinstance(now.on_mains, bool) else not isinstance(battery, int | float | failed),
+        low_power=now.low_power is True or isinstance(now.low_power, failed),
+        thermal=Thermal(heat)
+        if isinstance(heat, str)
+        else WORST_THERMAL
+        if isinstance(heat, failed)
+        else Thermal.NOMINAL,
+        memory=pressures[memory]
+        if isinstance(memory, str)
+        else WORST_MEMORY
+        if isinstance(memory, failed)
+        else MemoryPressure.NORMAL,
+        offline=now.network is False or isinstance(now.network, failed),
+        metered=now.metered is True,
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,16 +193,38 @@ class _Key:
     model_id: str
 
 
-class SharedEngine:
-    """The engine of one model in this process, opened on first use and closed when its last user lets go."""
+class DeviceModel:
+    """A model of this machine: found now, opened on first use, shared by everybody in this process who opens it.
 
-    _open: "dict[_Key, tuple[Engine, int]]" = {}
+    Implements the ``Engine`` protocol. The weights are freed when its last user closes it.
+    """
+
+    _open: "ClassVar[dict[_Key, tuple[Engine, int]]]" = {}
     _lock = threading.Lock()
 
-    def __init__(self, installed: "Installed") -> None:
+    def __init__(self, store: "Store", installed: "Installed") -> None:
+        self._store = store
         self._installed = installed
         self._key = _Key(installed.path, installed.entry.id)
         self._engine: Engine | None = None
+
+    @classmethod
+    def find(cls, model: str | None, root: Path | None = None) -> Self:
+        """Return the model that will answer: the named one, or the store's default. Loads nothing.
+
+        Raises ConfigurationError for an unknown name, the nearest one in its message; UnavailableError when the model
+        is not in the store, or nothing here could run it.
+        """
+        with mapped():
+            store = part("store").Store(root)
+            found = store.get(model) if model else store.default(sys.platform == "darwin")
+        if found is None:
+            raise UnavailableError(
+                "no model is in the store yet", reason="model_not_downloaded", hint="hybrid pull starter"
+            )
+        if importlib.util.find_spec("mlx") is None:
+            raise UnavailableError(NO_ENGINE, reason="engine_missing", hint=REINSTALL)
+        return cls(store, found)
 
     @property
     def model_id(self) -> str:
@@ -195,13 +241,20 @@ class SharedEngine:
         """Whether the weights are in memory."""
         return self._engine is not None
 
+    @property
+    def default_sampling(self) -> "Sampling":
+        """What the model's manifest recommends where the caller wishes nothing; plain defaults before it is loaded."""
+        from .wire.types import Sampling
+
+        recommended: Sampling = getattr(self._engine, "default_sampling", None) or Sampling()
+        return recommended
+
     async def generate(self, request: "GenerateRequest", *, partition: str = "default") -> "AsyncIterator[Chunk]":
         """Stream the answer, loading the model first where that has not happened yet."""
         engine = await self.load()
         with mapped():
-            chunks = engine.generate(request, partition=partition)
-            async with contextlib.aclosing(chunks) as running:  # type: ignore[type-var]
-                async for chunk in running:
+            async with contextlib.aclosing(engine.generate(request, partition=partition)) as chunks:  # type: ignore[type-var]
+                async for chunk in chunks:
                     yield chunk
 
     async def count_tokens(self, request: "GenerateRequest") -> int:
@@ -210,32 +263,63 @@ class SharedEngine:
         with mapped():
             return await engine.count_tokens(request)
 
+    def release(self, partition: str) -> None:
+        """Drop the context kept for one conversation."""
+        release = getattr(self._engine, "release", None)
+        if release is not None:
+            with contextlib.suppress(HybridError), mapped():
+                release(partition)
+
     async def load(self) -> "Engine":
-        """Open the model if nobody in this process has; blocking work happens on another thread."""
+        """Open the model if nobody in this process has; the blocking work happens on another thread."""
         if self._engine is None:
             import asyncio
 
-            self._engine = await asyncio.to_thread(self._acquire)
+            await asyncio.to_thread(self._acquire)
+        assert self._engine is not None  # noqa: S101 - _acquire sets it or raises
         return self._engine
 
-    def _acquire(self) -> "Engine":
-        with SharedEngine._lock, mapped():
-            engine, users = SharedEngine._open.get(self._key, (None, 0))
+    def _acquire(self) -> None:
+        with DeviceModel._lock:  # also keeps two threads from loading the same weights twice
+            if self._engine is not None:
+                return
+            engine, users = DeviceModel._open.get(self._key, (None, 0))
             if engine is None:
+                engine, users = self._opened(), 0
+            DeviceModel._open[self._key] = (engine, users + 1)
+            self._engine = engine
+
+    def _opened(self) -> "Engine":
+        with mapped():
+            self._store.verify(self._installed)
+            try:
                 opener = part("engine").MLXEngine.open
-                engine = opener(self._installed.path, model_id=self._key.model_id)
-            SharedEngine._open[self._key] = (engine, users + 1)
-            return engine
+            except ImportError as error:
+                raise UnavailableError(NO_ENGINE, reason="engine_missing", hint=REINSTALL) from error
+            return opener(self._installed.path, model_id=self._key.model_id)  # type: ignore[no-any-return]
 
     async def close(self) -> None:
         """Let go; the last user frees the model."""
         engine, self._engine = self._engine, None
-        if engine is None:
-            return
-        with SharedEngine._lock:
-            _, users = SharedEngine._open[self._key]
-            if users > 1:
-                SharedEngine._open[self._key] = (engine, users - 1)
-                return
-            del SharedEngine._open[self._key]
-        await engine.close()
+        if engine is not None and DeviceModel._leave(self._key, engine):
+            await engine.close()
+
+    @classmethod
+    def _leave(cls, key: _Key, engine: "Engine") -> bool:
+        with cls._lock:
+            held, users = cls._open.get(key, (engine, 1))
+            if held is engine and users > 1:
+                cls._open[key] = (engine, users - 1)
+                return False
+            if held is engine:
+                cls._open.pop(key, None)
+            return True
+
+
+def _after_fork() -> None:
+    """Forget the parent's engines in a child: their threads do not exist there."""
+    DeviceModel._open = {}  # noqa: SLF001 - this module's own
+    DeviceModel._lock = threading.Lock()  # noqa: SLF001
+
+
+os.register_at_fork(after_in_child=_after_fork)

@@ -161,7 +161,9 @@ class _Child:
         code = self.process.wait()
         for thread in self._threads:
             thread.join(DRAIN_S)
-        words = re.sub(r"^(pcc-server|error|Error): ", "", self.said[-1]) if self.said else f"it ended with status {code}"
+        words = (
+            re.sub(r"^(pcc-server|error|Error): ", "", self.said[-1]) if self.said else f"it ended with status {code}"
+        )
         message = f"the private node did not start: {words}"
         if code == CONFIG_EXIT:
             return ConfigurationError(message)

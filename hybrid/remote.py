@@ -154,7 +154,7 @@ class CloudEngine:
             self._attest_s = time.monotonic() - started
 
     async def stream(
-        self, cleared: Cleared, *, cancel: asyncio.Event | None = None, timeout: Timeout | None = None
+        self, cleared: Cleared, *, cancel: asyncio.Event | None = None, limits: Timeout | None = None
     ) -> AsyncGenerator[CloudEvent, None]:
         """Stream the answer: NodeVerified, Retry and Chunk as they come, last a CloudResult.
 
@@ -162,7 +162,7 @@ class CloudEngine:
         Closing the iterator, or setting ``cancel``, cancels the call. Raises errors of ``hybrid.errors`` with
         ``partial``, ``left_device`` and ``request_id`` filled in.
         """
-        limits = timeout or self._timeout
+        limits = limits or self._timeout
         deadline = time.monotonic() + limits.total
         retries = Retries(self._max_attempts)
         wire, left = 0, FURTHER[0]
@@ -177,9 +177,10 @@ class CloudEngine:
                     async for event in events:
                         yield event
                 yield self._result(attempt, wire=wire + attempt.sent, attempts=retries.made + 1)
-                return
             except HybridError as error:
                 failure = error
+            else:
+                return
             wire += attempt.sent
             left = max(left, attempt.left, key=FURTHER.index)
             self._note(failure, attempt, left)

@@ -47,7 +47,7 @@ class Egress:
     """What left the device in one turn. Absent (``None``) when no byte derived from the request did.
 
     verified_at: Unix time of the verification.  bytes_plain: the request before sealing.
-    bytes_wire: every byte derived from it that was handed to the network.  receipt_id: hex, empty when none was accepted.
+    bytes_wire: every byte derived from it that was handed to the network.  receipt_id: hex, empty without one.
     """
 
     node: str

@@ -1,4 +1,4 @@
-"""Personal files as labelled sources. Mail, calendars and contacts stay on the device unless their owner says otherwise.
+"""Personal files as labelled sources. Mail, calendars and contacts stay on the device unless their owner widens them.
 
 Reading goes through ``hybrid.local``; nothing here looks at content to decide a label, only at what a file is.
 """
@@ -11,9 +11,6 @@ from typing import TYPE_CHECKING, Any
 from .errors import ConfigurationError
 from .routing import labels
 from .wire.types import Route
-
-if TYPE_CHECKING:
-    from typing import Self
 
 CALENDAR_DAYS = 7  # today and six more: each weekday once, so that "on Friday" means one day
 KINDS: Mapping[str, str] = {
@@ -41,7 +38,7 @@ _INNER_TEXT: Any = labels.Source.__dict__["text"]
 
 
 class Source(labels.Source):
-    """A piece of context and the farthest route it may take: ``Source(label="notes", text="…", max_route="on_device")``.
+    """A piece of context and the farthest route it may take: ``Source(label="notes", text="…", max_route=…)``.
 
     Constructors: ``Source.text``, ``Source.file``, ``Source.mail``, ``Source.calendar``. Mail, calendars and contacts
     are ``on_device`` by default; typed text and other files are not limited.
@@ -135,7 +132,9 @@ def _mail(path: Path, *, headers: bool = False) -> str:
     message = _read("read_mail", path)
     if not headers:
         return str(message.body)
-    return f"From: {message.sender}\nTo: {message.to}\nSubject: {message.subject}\nDate: {message.date}\n\n{message.body}"
+    return (
+        f"From: {message.sender}\nTo: {message.to}\nSubject: {message.subject}\nDate: {message.date}\n\n{message.body}"
+    )
 
 
 def _calendar(path: Path, *, start: date | None = None, days: int = CALENDAR_DAYS) -> str:

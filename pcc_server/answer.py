@@ -43,6 +43,7 @@ class Answer:
         self._progress = (0, 0)
         self._output = 0
         self._report: UsageReport | None = None
+        self._told: UsageReport | None = None
         self._last_sent = 0.0
 
     async def run(self, plain: bytes, identity: IdentityKey, deadline: float) -> SealedCode | None:
@@ -55,7 +56,7 @@ class Answer:
         try:
             async with asyncio.timeout_at(deadline), self._pulse():
                 await self._generate(plain)
-        except Exception as raised:
+        except Exception as raised:  # noqa: BLE001 - the table in errors.py ends every one of them
             error = _told_inside(raised)
         if error:
             told = SealedError(code=error.code, first=error.first, second=error.second)
@@ -68,7 +69,6 @@ class Answer:
     async def _generate(self, plain: bytes) -> None:
         request = self._bounded(decode_request(plain))
         async with self._kitchen.slots.run():
-            await self._check_context(request)
             try:
                 await self._stream(request)
             except ReplyFull:
@@ -76,18 +76,13 @@ class Answer:
         if self._report is None:
             raise Sealed(SealedCode.ENGINE_FAILED)
         self._outlet.put(Kind.FRAMES, self._sealer.usage(self._report))
+        self._told = self._report
 
     def _bounded(self, request: GenerateRequest) -> GenerateRequest:
         most = self._kitchen.model.max_output_tokens
         if request.sampling.max_tokens <= most:
             return request
         return replace(request, sampling=replace(request.sampling, max_tokens=most))
-
-    async def _check_context(self, request: GenerateRequest) -> None:
-        needed, limit = await self._kitchen.engine.count_tokens(request), self._kitchen.engine.context_size
-        self._progress = (0, needed)
-        if needed >= limit:
-            raise Sealed(SealedCode.CONTEXT_LENGTH, limit, needed + 1)
 
     async def _stream(self, request: GenerateRequest) -> None:
         chunks = self._kitchen.engine.generate(request, partition=self._partition)
@@ -130,7 +125,7 @@ class Answer:
     # --- finish ------------------------------------------------------------------------------------
 
     async def _finish(self, identity: IdentityKey, *, failed: bool) -> None:
-        report = self._sealed_report(failed=failed)
+        report = self._told
         facts = ReceiptFacts(
             model_id=self._kitchen.model.model_id,
             manifest=bytes(32) if self._kitchen.wrong_receipt else self._kitchen.model.manifest,
@@ -142,9 +137,6 @@ class Answer:
         frames, final = await asyncio.to_thread(self._sealer.finish, facts, identity)
         self._outlet.put(Kind.FRAMES, frames)
         self._outlet.put(Kind.FINAL, final)
-
-    def _sealed_report(self, *, failed: bool) -> UsageReport | None:
-        return None if failed else self._report
 
 
 def _told_inside(error: Exception) -> Sealed:
@@ -165,4 +157,4 @@ def _report_of(chunk: Chunk, finish: FinishReason) -> UsageReport:
 
 def _closing(chunks: AsyncIterator[Chunk]) -> contextlib.AbstractAsyncContextManager[object]:
     """Close a generator at once when its reader stops: that is how an engine learns of a cancel."""
-    return contextlib.aclosing(chunks) if hasattr(chunks, "aclose") else contextlib.nullcontext()
+    return contextlib.aclosing(chunks)  # type: ignore[type-var]

@@ -84,7 +84,7 @@ def run(inherited: Inherited, main: Callable[[], Coroutine[Any, Any, None]]) -> 
         asyncio.run(_quietly(main))
     except StartFailure as failure:
         control.write(inherited.control, failed={"exit_code": failure.exit_code, "message": failure.message})
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 - its class and line, never its message
         events.fault(error)
         os._exit(FAULT_EXIT)
 
@@ -97,7 +97,7 @@ async def _quietly(main: Callable[[], Coroutine[Any, Any, None]]) -> None:
 def on_control(end: socket.socket, message: Callable[[dict[str, Any]], None], ended: Callable[[], None]) -> None:
     """Call ``message`` for what the launcher says, ``ended`` when it is gone. Needs a running loop."""
     loop, lines = asyncio.get_running_loop(), control.Lines()
-    end.setblocking(False)
+    end.setblocking(False)  # noqa: FBT003 - the signature of the standard library
 
     def ready() -> None:
         data = end.recv(65_536)

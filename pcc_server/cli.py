@@ -4,7 +4,7 @@ import sys
 
 import click
 
-from .config import DEFAULT_MODEL, FAKE_MODEL, FAULTS, RUNNING, Settings
+from .config import FAKE_MODEL, FAULTS, RUNNING, Settings
 from .errors import StartFailure
 
 
@@ -17,8 +17,8 @@ def main() -> None:
 @main.command()
 @click.option("--listen", default="127.0.0.1:8443", show_default=True, metavar="HOST:PORT", help="Port 0 picks one.")
 @click.option("--engine", type=click.Choice(("mlx", "fake")), default="mlx", show_default=True, help="What answers.")
-@click.option("--model", metavar="ID|PATH", help="A catalogue id or a model folder.  [default: starter]")
-@click.option("--store", default="", metavar="DIR", help="Model store.  [default: the platform's cache folder]")
+@click.option("--model", metavar="ID|PATH", help="A catalogue id or a model folder.  [default: the store's]")
+@click.option("--store", envvar="HYBRID_MODELS", metavar="DIR", help="Model store.  [default: the platform's cache]")
 @click.option("--deployment", default="localhost", show_default=True, metavar="NAME", help="A lower-case DNS name.")
 @click.option("--allow-software", is_flag=True, help="Off loopback: serve at tier 0, readable by the operator.")
 @click.option("--tls-cert", default="", metavar="FILE", help="Certificate chain, PEM; required off loopback.")
@@ -35,7 +35,7 @@ def serve(  # noqa: PLR0917 - click hands over by name
     listen: str,
     engine: str,
     model: str | None,
-    store: str,
+    store: str | None,
     deployment: str,
     allow_software: bool,
     tls_cert: str,
@@ -61,9 +61,9 @@ def serve(  # noqa: PLR0917 - click hands over by name
         settings = Settings(
             listen=listen,
             engine=engine,
-            model=model or (FAKE_MODEL if engine == "fake" else DEFAULT_MODEL),
+            model=model or (FAKE_MODEL if engine == "fake" else ""),
             deployment=deployment,
-            store=store,
+            store=store or _default_store(),
             tls_cert=tls_cert,
             tls_key=tls_key,
             allow_software=allow_software,
@@ -79,3 +79,10 @@ def serve(  # noqa: PLR0917 - click hands over by name
     except StartFailure as failure:
         notices.failure(failure.message)
         sys.exit(failure.exit_code)
+
+
+def _default_store() -> str:
+    """Return the folder that ``device.store`` uses by default; the worker's environment could not tell it."""
+    import platformdirs
+
+    return str(platformdirs.user_cache_path("hybrid-pcc") / "models")

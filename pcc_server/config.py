@@ -29,7 +29,6 @@ ENGINES = ("mlx", "fake")
 MAX_NEW_LIMIT = 16_384  # one token is one frame at least, and a reply has 65,536 of them
 RUNNING = {"mlx": 4, "fake": 256}  # rows of one batch on a CPU; the fake engine only has to keep a loop busy
 FAKE_MODEL = "fake"
-DEFAULT_MODEL = "starter"
 EPOCH_RANGE_S = (1, 900)  # clients accept 180 to 900; shorter is for tests, with the fake engine
 
 
@@ -39,9 +38,9 @@ class Settings:
 
     listen: str = "127.0.0.1:8443"
     engine: str = "mlx"
-    model: str = DEFAULT_MODEL
+    model: str = ""  # catalogue id or folder; empty: the store's default
     deployment: str = "localhost"
-    store: str = ""  # model store; empty: the platform's cache folder
+    store: str = ""  # folder of the model store
     tls_cert: str = ""
     tls_key: str = ""
     allow_software: bool = False

@@ -5,18 +5,16 @@ Built in the worker, published to the gateway in one step, renewed every epoch.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Self
 
 from hybrid.wire.codec import encode_directory_reply
-from hybrid.wire.constants import MAX_DIRECTORY_BYTES
 from hybrid.wire.directory import Directory, ListedNode, sign_entry
-from hybrid.wire.encoding import Reader, identifier, u16, u64, v1, v4
 from hybrid.wire.evidence import Accelerator, Bundle, ModelEntry, Statement, binding, make_bundle
 from hybrid.wire.keys import IdentityKey
 from hybrid.wire.note import NoteSigner
 
 from .attest.software import SoftwareAttester
-from .keys import KeyRing, LiveKey, Named, boot_clock
+from .keys import KeyRing, LiveKey, boot_clock
+from .publication import Accepted, Publication
 
 IDENTITY_LIFE_S = 24 * 3600  # SPEC 15
 _WEIGHT = 1
@@ -30,53 +28,6 @@ class Served:
     model: ModelEntry
     config_digest: bytes
     accelerator: Accelerator = Accelerator.CPU
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Accepted:
-    """One triple that requests may name, and the unix seconds between which they may."""
-
-    node_id: bytes
-    ek_id: bytes
-    bundle_id: bytes
-    opens: int
-    closes: int
-
-    def names(self, named: Named) -> bool:
-        """Tell whether a request names exactly this."""
-        return (named.node_id, named.ek_id, named.bundle_id) == (self.node_id, self.ek_id, self.bundle_id)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Publication:
-    """All that the gateway knows: public bytes to hand out, and what to refuse without asking the worker."""
-
-    model_id: str
-    reply: bytes
-    accepted: tuple[Accepted, ...]
-
-    def encode(self) -> bytes:
-        """Encode for the link."""
-        rows = b"".join(a.node_id + a.ek_id + a.bundle_id + u64(a.opens) + u64(a.closes) for a in self.accepted)
-        return v1(identifier(self.model_id)) + v4(self.reply) + u16(len(self.accepted)) + rows
-
-    @classmethod
-    def decode(cls, data: bytes) -> Self:
-        """Decode what ``encode`` gave. Raises Malformed."""
-        reader = Reader(data)
-        model_id, reply = reader.identifier(), reader.v4(MAX_DIRECTORY_BYTES + 65_536)
-        rows = tuple(
-            Accepted(
-                node_id=reader.digest(),
-                ek_id=reader.take(16),
-                bundle_id=reader.digest(),
-                opens=reader.u64(),
-                closes=reader.u64(),
-            )
-            for _ in range(reader.u16())
-        )
-        reader.end()
-        return cls(model_id=model_id, reply=reply, accepted=rows)
 
 
 class Entry:
@@ -109,9 +60,7 @@ class Entry:
         for live in keys:
             live.bundles[bundle.id] = self._identity
         node = ListedNode(weight=_WEIGHT, bundle=bundle)
-        directory = Directory(
-            deployment=self._served.deployment, epoch=keys[0].epoch, epoch_s=epoch_s, nodes=(node,)
-        )
+        directory = Directory(deployment=self._served.deployment, epoch=keys[0].epoch, epoch_s=epoch_s, nodes=(node,))
         reply = encode_directory_reply(
             directory=directory.encode(), leaf=sign_entry(directory, self._signer), checkpoint=b""
         )

@@ -7,29 +7,13 @@ back nor a sleeping machine prolongs a key's life.
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Protocol
 
 from hybrid.wire.constants import CLOCK_TOLERANCE_S
 from hybrid.wire.errors import StaleKey
 from hybrid.wire.keys import EpochKey, IdentityKey
 
+from .publication import Named
 from .replay import ReplaySet
-
-
-class Named(Protocol):
-    """What a request says about the node it was sealed to."""
-
-    @property
-    def node_id(self) -> bytes:
-        """32 bytes."""
-
-    @property
-    def ek_id(self) -> bytes:
-        """16 bytes."""
-
-    @property
-    def bundle_id(self) -> bytes:
-        """32 bytes."""
 
 
 def boot_clock() -> float:

@@ -8,6 +8,7 @@ import selectors
 import signal
 import socket
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from . import control, events
@@ -58,7 +59,7 @@ class Launcher:
 
     def _catch_signals(self) -> socket.socket:
         reader, writer = socket.socketpair()
-        writer.setblocking(False)
+        writer.setblocking(False)  # noqa: FBT003 - the signature of the standard library
         signal.set_wakeup_fd(writer.detach(), warn_on_full_buffer=False)
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: None)
@@ -72,8 +73,8 @@ class Launcher:
             for program, link in ((Program.GATEWAY, gateway_link), (Program.WORKER, worker_link)):
                 child = self._children[program] = Child.start(program, link)
                 control.write(child.control, settings=self._settings.to_json())
-                self._watch(child.stderr, lambda child=child: self._on_said(child))
-                self._watch(child.control, lambda child=child: self._on_news(child))
+                self._watch(child.stderr, partial(self._on_said, child))
+                self._watch(child.control, partial(self._on_news, child))
 
     def _watch(self, source: int | socket.socket, act: Callable[[], None]) -> None:
         self._selector.register(source, selectors.EVENT_READ, act)

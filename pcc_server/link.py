@@ -50,26 +50,29 @@ class Frame(NamedTuple):
 
 
 class OpenStream(NamedTuple):
-    """A request on its way to the worker. left_ms: of the caller's time, when the gateway let it in."""
+    """A request on its way to the worker. left_ms: of the caller's time, when the gateway let it in.
+
+    position: of this node among the candidates.
+    """
 
     left_ms: int
-    index: int
+    position: int
     header: bytes
     body: bytes
     key_package: bytes
 
     def encode(self) -> bytes:
         """Encode for an OPEN frame."""
-        return b"".join((u32(self.left_ms), u8(self.index), v2(self.header), v2(self.key_package), v4(self.body)))
+        return b"".join((u32(self.left_ms), u8(self.position), v2(self.header), v2(self.key_package), v4(self.body)))
 
     @classmethod
     def decode(cls, data: bytes) -> "OpenStream":
         """Decode the payload of an OPEN frame. Raises Malformed."""
         reader = Reader(data)
-        left_ms, index, header, key_package = reader.u32(), reader.u8(), reader.v2(), reader.v2()
+        left_ms, position, header, key_package = reader.u32(), reader.u8(), reader.v2(), reader.v2()
         body = reader.v4(MAX_FRAME_BYTES)
         reader.end()
-        return cls(left_ms, index, header, body, key_package)
+        return cls(left_ms, position, header, body, key_package)
 
 
 def encode_refusal(code: ErrorCode, retry_ms: int) -> bytes:
@@ -105,7 +108,7 @@ class Link(asyncio.Protocol):
     async def connect(cls, fd: int, on_frame: Callable[[Frame], None], on_end: Callable[[], None]) -> "Link":
         """Take over an inherited end of a socketpair."""
         end = socket.socket(fileno=fd)
-        end.setblocking(False)
+        end.setblocking(False)  # noqa: FBT003 - the signature of the standard library
         _, link = await asyncio.get_running_loop().create_connection(lambda: cls(on_frame, on_end), sock=end)
         return link
 

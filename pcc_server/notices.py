@@ -28,7 +28,7 @@ class Notices:
     def starting(self, settings: Settings) -> None:
         """Say that a model is being loaded; that can take a while."""
         if not self._json and settings.engine == "mlx":
-            self._tell(self._err, f"loading {settings.model} …")
+            self._tell(self._err, f"loading {settings.model or 'the default model'} …")
 
     def ready(self, settings: Settings, facts: dict[str, Any]) -> None:
         """Say where the node listens, what it is, and what a client types."""

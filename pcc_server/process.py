@@ -11,8 +11,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from . import control, events
+from . import events
 from .config import environment
+from .control import Lines, messages
 from .events import Program
 
 KEPT_LINES = 40  # of what a child prints before it is ready: no request exists then
@@ -31,8 +32,8 @@ class Child:
     control: socket.socket
     early: deque[bytes] = field(default_factory=lambda: deque(maxlen=KEPT_LINES))
     stray_bytes: int = 0
-    _lines: control.Lines = field(default_factory=lambda: control.Lines(events.MAX_LINE))
-    _news: control.Lines = field(default_factory=control.Lines)
+    _lines: Lines = field(default_factory=lambda: Lines(events.MAX_LINE))
+    _news: Lines = field(default_factory=Lines)
 
     @classmethod
     def start(cls, program: Program, link: socket.socket) -> "Child":
@@ -50,7 +51,7 @@ class Child:
                 stderr=subprocess.PIPE,
                 process_group=0,  # Ctrl-C on a terminal reaches the launcher alone
             )
-        ours.setblocking(False)
+        ours.setblocking(False)  # noqa: FBT003 - the signature of the standard library
         child = cls(program=program, process=process, control=ours)
         os.set_blocking(child.stderr, False)
         return child
@@ -78,7 +79,7 @@ class Child:
             data = b""
         if not data:
             raise EOFError
-        yield from control.messages(self._news.push(data))
+        yield from messages(self._news.push(data))
 
     def ask_to_end(self) -> None:
         """Close our half of the control socket: the child ends as soon as it can."""

@@ -8,10 +8,9 @@ import os
 import sys
 from typing import Any
 
-from hybrid.wire.envelope import ReplySealer, RequestOpener
-from hybrid.wire.errors import Malformed, SealedCode
+from hybrid.wire.envelope import RequestOpener
+from hybrid.wire.errors import ErrorCode, Malformed, SealedCode
 from hybrid.wire.evidence import ModelEntry
-from hybrid.wire.keys import IdentityKey
 
 from . import child, control, errors, events
 from .answer import Answer, Kitchen
@@ -111,7 +110,7 @@ class Worker:
             events.emit(Event.CANCELLED, ms=self._ms_since(begun))
         except Cut:
             outlet.end()
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - the table in errors.py ends every one of them
             self._refuse(error, outlet)
         else:
             outlet.end()
@@ -122,24 +121,27 @@ class Worker:
 
     def _refuse(self, error: Exception, outlet: Outlet) -> None:
         refusal = errors.refusal(error)
-        if refusal.code is errors.ErrorCode.FAULT:
+        if refusal.code is ErrorCode.FAULT:
             events.fault(error)
         events.emit(Event.REFUSED, code=refusal.code)
         outlet.refuse(refusal)
 
     async def _answer(self, stream: int, opening: OpenStream, outlet: Outlet) -> SealedCode | None:
-        """Steps 1 to 7 of SPEC 7, then the reply."""
+        """Take steps 1 to 7 of SPEC 7, then reply."""
         begun = self._loop.time()
         self._refuse_by_fault()
         request = RequestOpener(
-            header=opening.header, body=opening.body, key_package=opening.key_package, index=opening.index
+            header=opening.header, body=opening.body, key_package=opening.key_package, index=opening.position
         )
         if request.header.model_id != self._kitchen.model.model_id:
             raise Malformed("the model is not served here")
         if not opening.left_ms:
             raise DeadlinePassed
+        live, identity = self._ring.find(request.entry)
+        live.seen.check(request.q)
         with self._kitchen.slots.enter():
-            plain, sealer, identity = self._open(request)
+            plain, sealer = request.open(live.key)
+            live.seen.claim(request.q)  # no pause since the check: what is claimed here runs once
             deadline = begun + min(request.header.deadline_ms, opening.left_ms) / 1000
             answer = Answer(self._kitchen, sealer, outlet, partition=str(stream))
             return await answer.run(plain, identity, deadline)
@@ -148,14 +150,6 @@ class Worker:
         if self._settings.fault in REFUSALS:
             refusal = REFUSALS[self._settings.fault]
             raise Refused(refusal.code, refusal.retry_ms)
-
-    def _open(self, request: RequestOpener) -> tuple[bytes, ReplySealer, IdentityKey]:
-        """Steps 2 to 7, without a pause between them: what is claimed here runs once."""
-        live, identity = self._ring.find(request.entry)
-        live.seen.check(request.q)
-        plain, sealer = request.open(live.key)
-        live.seen.claim(request.q)
-        return plain, sealer, identity
 
 
 def _served(settings: Settings, model: ModelEntry, loaded: Loaded) -> Served:

@@ -2,7 +2,9 @@
 
 import click
 
+from hybrid.cli.consent import consent_of
 from hybrid.cli.door import configured, doors_of, open_client, orderly_exit
+from hybrid.cli.lines import Lines
 from hybrid.cli.models import STARTER_ID, STARTER_NOTE
 from hybrid.cli.options import Wishes, wishes
 from hybrid.cli.prompt import gather, piped_stdin
@@ -29,10 +31,13 @@ def command(ctx: click.Context, wish: Wishes, *, words: tuple[str, ...], shape: 
     prompt = gather(words, wish.files, wish.max_route, piped_stdin())
     output: Output = Json() if shape == "json" else JsonLines() if shape else Plain(stream=not no_stream)
     settings = configured(wish)
+    consent = "always" if wish.local_node else consent_of(settings, Lines(), screen, conversation=False)
     with (
         orderly_exit(),
         Progress(screen) as progress,
-        open_client(doors_of(ctx), settings, local_node=wish.local_node, phase=progress.show) as client,
+        open_client(
+            doors_of(ctx), settings, local_node=wish.local_node, on_handoff=consent, phase=progress.show
+        ) as client,
     ):
         stream = client.stream(prompt.text, system=wish.system, sources=prompt.sources, **wish.sampling())
         reply = run_turn(stream, output, screen, verbose=wish.verbose)

@@ -83,7 +83,7 @@ def open_client(
         address, key = settings.node, settings.node_key
         if local_node:
             phase("starting a private node on loopback")
-            node = stack.enter_context(doors.own_node())
+            node = stack.enter_context(doors.own_node(**_node_words(settings)))
             address, key = node.address, node.key
             phase(f"private node ready at {address}")
         client = doors.client(
@@ -99,6 +99,14 @@ def open_client(
         )
         stack.callback(client.close)
         yield client
+
+
+def _node_words(settings: "Config") -> dict[str, Any]:
+    """Let the private node run what the device runs: a hand-over to a smaller model would help nobody."""
+    from hybrid.local import DeviceModel
+
+    model = DeviceModel.find(settings.model, settings.models).model_id
+    return {"model": model, "options": ("--store", str(settings.models)) if settings.models else ()}
 
 
 @contextmanager

@@ -30,6 +30,10 @@ def guarded(call: Callable[[], Any]) -> int:
         return report(error)
     except BrokenPipeError:
         return hush()
+    except OSError as error:
+        where = f": {safe(str(error.filename))}" if error.filename else ""
+        talk(f"error: {error.strerror or type(error).__name__}{where}")
+        return EXIT_ERROR
     except Exception as error:  # noqa: BLE001 - the last line of defence
         return crash(error)
 

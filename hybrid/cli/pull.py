@@ -55,9 +55,8 @@ def _announce(entry: "Entry", shelf: Shelf, *, force: bool) -> None:
     if not entry.kv_bytes_per_token:
         return
     fit = shelf.fit_of(entry)
-    talk(
-        f"  will use {size(fit.need_bytes)} of your {size(fit.room_bytes)} with {fit.context_tokens:,} tokens of context"
-    )
+    needs, room = size(fit.need_bytes), size(fit.room_bytes)
+    talk(f"  will use {needs} of your {room} with {fit.context_tokens:,} tokens of context")
     if fit.verdict == "refused" and not force:
         hint = "choose a smaller model (hybrid list), or --force to fetch it all the same"
         raise UnavailableError(fit.text, reason="not_enough_memory", hint=hint)

@@ -126,7 +126,7 @@ def _signals(signals: dict[str, Any]) -> list[str]:
 
 def _flat(value: Any) -> str:
     if isinstance(value, dict):
-        return ", ".join(f"{k} {_flat(v)}" for k, v in value.items() if v not in (None, [], ()))
+        return ", ".join(f"{k} {_flat(v)}" for k, v in value.items() if v not in (None, [], (), ""))
     if isinstance(value, list | tuple):
         return ", ".join(_flat(item) for item in value) if not _is_pair(value) else f"{value[0]} {_flat(value[1])}"
     return f"{value:.3g}" if isinstance(value, float) else str(value)

@@ -7,7 +7,7 @@ from hybrid.cli.failures import EXIT_INTERRUPTED
 from hybrid.cli.render import Progress, badge, progress_text
 from hybrid.cli.terminal import Screen, answer, talk
 from hybrid.errors import GenerationCancelled, HybridError
-from hybrid.events import Done, Handoff, NodeVerified, RouteDecided, TextDelta, event_to_dict
+from hybrid.events import Done, Handoff, NodeVerified, Retry, TextDelta, event_to_dict
 
 if TYPE_CHECKING:
     from hybrid.client import Stream
@@ -163,7 +163,7 @@ def _follow(event: "Event", progress: Progress, *, verbose: bool) -> None:
         return
     text = progress_text(event)
     changed_sides = isinstance(event, Handoff) and event.decision is not None
-    if changed_sides or (verbose and isinstance(event, RouteDecided | NodeVerified | Handoff)):
+    if changed_sides or (verbose and isinstance(event, NodeVerified | Retry | Handoff)):
         progress.clear()
         talk(text.removeprefix("… "))
     elif text:

@@ -150,7 +150,7 @@ def _asked(request: GenerateRequest, leaving: Outgoing | None) -> str:
 
 
 def _score(model: Scorer, text: str, signals: Signals, tokens: int) -> Score | None:
-    """Score the turn; None when the scorer raises or leaves 0..1: it then counts as simple, and the decision says so."""
+    """Score the turn; None when the scorer raises or leaves 0..1: it then counts as simple."""
     try:
         score = model.score(extract(text, context_tokens=tokens, window=signals.device_window))
     except Exception:  # noqa: BLE001 - weights come from outside; failing means staying on the device

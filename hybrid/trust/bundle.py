@@ -133,7 +133,9 @@ def _tier(statement: Statement, policy: Policy, findings: Findings, *, peer_is_l
 def _software(policy: Policy, findings: Findings, *, peer_is_loopback: bool) -> None:
     name = "tier.software"
     if policy.allow_software == "always":
-        findings.warned(name, "software evidence is allowed everywhere by the trust policy: NOT private from the operator")
+        findings.warned(
+            name, "software evidence is allowed everywhere by the trust policy: NOT private from the operator"
+        )
     elif policy.allow_software == "loopback" and peer_is_loopback:
         findings.passed(name, "the node is on this machine")
     else:

@@ -57,9 +57,9 @@ class Findings:
 
 
 HINTS = {
-    "directory.signature": "If the node was restarted, use the key it prints now; otherwise something else answers there.",
+    "directory.signature": "If the node was restarted, use the key it prints now; else something else answers.",
     "directory.current": "Set this device's clock and the node's by network time, then try again.",
-    "directory.unique": "The deployment shows different directories; ask its operator and send nothing until it is explained.",
+    "directory.unique": "The deployment shows different directories; ask its operator before sending anything.",
     "directory.intact": "Most of the deployment does not verify; ask its operator.",
     "bundle.validity": "Set this device's clock and the node's by network time, then try again.",
     "keys.epoch": "Set this device's clock and the node's by network time, then try again.",

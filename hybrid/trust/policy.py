@@ -45,7 +45,9 @@ class Policy:
         _within("max_evidence_age_s", self.max_evidence_age_s, 1, MAX_EVIDENCE_AGE_S)
         _dns_name(self.deployment)
         if not self.suites:
-            raise ConfigurationError("The trust policy allows no cipher suite.", hint=f"Version 1 has one: {SUITE.hex()}.")
+            raise ConfigurationError(
+                "The trust policy allows no cipher suite.", hint=f"Version 1 has one: {SUITE.hex()}."
+            )
         for suite in self.suites:
             _one_of("suites", suite, (SUITE.hex(),))
         for key in self.directory_signers:

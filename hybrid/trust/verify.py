@@ -166,7 +166,7 @@ class Verifier:
                 continue
             except WireError:
                 raise findings.failed(name, expected="a signed directory entry", got="malformed bytes") from None
-        trusted = " or ".join(key.rsplit("+", 1)[0] for key in self.policy.directory_signers)
+        trusted = " or ".join("+".join(key.split("+")[:2]) for key in self.policy.directory_signers)
         raise findings.failed(name, expected=f"an entry signed by {trusted}", got="one that key did not sign")
 
     def _agree(self, entry: DirectoryEntry, directory: Directory, findings: Findings) -> None:
@@ -252,7 +252,7 @@ def _unreadable(listed: UnreadableNode, findings: Findings) -> AttestationError:
 
 
 def _intact(directory: Directory, errors: list[Failure], findings: Findings) -> None:
-    total = sum(listed.weight for listed in (*directory.nodes, *directory.unreadable))
+    total = sum(node.weight for node in directory.nodes) + sum(node.weight for node in directory.unreadable)
     broken = sum(listed.weight for listed, error in errors if not error.check.startswith(OWN_FLOORS))
     if 2 * broken >= total:
         got = f"{broken} of {total} failing"

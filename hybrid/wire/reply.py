@@ -62,7 +62,8 @@ def reply_secrets(secret: bytes, salt: bytes, *, q: bytes, index: int, ref: Cand
     return ReplySecrets(out[:32], out[32:44], out[44:76], out[76:])
 
 
-def _params_digest(tsalt: bytes, report: UsageReport | None) -> bytes:
+def params_digest(tsalt: bytes, report: UsageReport | None) -> bytes:
+    """Salt and hash the sampling parameters as applied; zeros where no usage was reported (SPEC 9)."""
     return digest("params", tsalt, canonical_json(report.params)) if report else _NO_PARAMS
 
 
@@ -129,7 +130,7 @@ class ReplySealer:
             transcript=self._frames.transcript.digest(),
             model_id=facts.model_id,
             manifest=facts.manifest,
-            params_digest=_params_digest(self._tsalt, facts.usage),
+            params_digest=params_digest(self._tsalt, facts.usage),
             tokens_in=counts.input if counts else 0,
             tokens_cached=counts.cached_input if counts else 0,
             tokens_out=counts.output if counts else 0,
@@ -286,7 +287,7 @@ class ReplyOpener:
         said = (receipt.tokens_in, receipt.tokens_cached, receipt.tokens_out)
         if said != counts or receipt.finish != (report.finish if report else None):
             raise ReceiptMismatch("receipt.usage")
-        if not _same(receipt.params_digest, _params_digest(self._tsalt, report)):
+        if not _same(receipt.params_digest, params_digest(self._tsalt, report)):
             raise ReceiptMismatch("receipt.usage")
 
     def __repr__(self) -> str:

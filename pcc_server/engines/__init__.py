@@ -5,8 +5,7 @@ from dataclasses import dataclass
 
 from hybrid.wire.evidence import Accelerator
 from hybrid.wire.types import Engine
-
-from ..config import Settings
+from pcc_server.config import Settings
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,9 +10,9 @@ from collections.abc import AsyncIterator
 
 from hybrid.wire.errors import SealedCode
 from hybrid.wire.types import Chunk, EngineTiming, FinishReason, GenerateRequest, Usage
+from pcc_server.config import FAKE_MODEL, Settings
+from pcc_server.errors import Sealed
 
-from ..config import FAKE_MODEL, Settings
-from ..errors import Sealed
 from . import Loaded
 
 CONTEXT_TOKENS = 8192

@@ -189,8 +189,7 @@ def _frames(v: Values) -> Values:
 
 def _reply(v: Values) -> Values:
     expected = [
-        reply.Expected(keys.Identity.decode(one["identity"]), _ref(one), one["manifest"])
-        for one in v["candidates"]
+        reply.Expected(keys.Identity.decode(one["identity"]), _ref(one), one["manifest"]) for one in v["candidates"]
     ]
     opener = reply.ReplyOpener(v["secrets"], expected, q=v["q"], model_id=v["model_id"])
     events: list[list[Any]] = []

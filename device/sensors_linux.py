@@ -1,0 +1,137 @@
+"""Readings of a Linux machine, from ``/proc`` and ``/sys``."""
+
+from pathlib import Path
+
+from .sensors import Absent, Battery, Pressure, Thermal, Unknown
+
+# Degrees below the first trip point at which it is worth noticing; a zone with only a critical trip point has no
+# other mark to go by, so the steps are counted down from there.
+_NEAR_C = 10.0
+_FAIR_BELOW_CRITICAL_C, _SERIOUS_BELOW_CRITICAL_C, _CRITICAL_BELOW_C = 20.0, 10.0, 3.0
+# Share of the last ten seconds in which some task waited for memory, in percent; and memory still to be had.
+_STALL_WARN, _STALL_CRITICAL = 10.0, 40.0
+_FREE_WARN, _FREE_CRITICAL = 0.10, 0.04
+_UP = 0x1  # RTF_UP of linux/route.h
+_HOT = ("critical", "hot")
+_STEPS = tuple(Thermal)
+_LEVELS = tuple(Pressure)
+
+
+class Linux(Battery):
+    """Readers over the file tree under ``root``."""
+
+    def __init__(self, root: Path = Path("/")) -> None:
+        self._proc = root / "proc"
+        self._sys = root / "sys"
+
+    def low_power(self) -> bool | Absent | Unknown:
+        """Whether the firmware's power profile is the saving one; absent where the firmware has no profiles."""
+        profile = self._sys / "firmware/acpi/platform_profile"
+        return profile.read_text().strip() == "low-power" if profile.exists() else Absent()
+
+    def thermal(self) -> Thermal | Absent | Unknown:
+        """Return the hottest zone's step; absent where no zone has both a temperature and a trip point."""
+        zones = [
+            zone for zone in sorted((self._sys / "class/thermal").glob("thermal_zone*")) if (zone / "temp").exists()
+        ]
+        steps, failures = [], []
+        for zone in zones:
+            try:
+                step = _zone(zone)
+            except OSError as error:  # a zone that is switched off answers with an error
+                failures.append(error)
+            else:
+                steps += [] if step is None else [step]
+        if failures and not steps:
+            raise failures[0]
+        return max(steps, key=_STEPS.index) if steps else Absent()
+
+    def memory_pressure(self) -> Pressure | Absent | Unknown:
+        """Return the worst of: stalls, memory still available, room in the control group."""
+        available = self._meminfo()
+        shares = [available["MemAvailable"] / available["MemTotal"], *self._group_shares(available["MemTotal"])]
+        levels = [_below(min(shares), _FREE_WARN, _FREE_CRITICAL)]
+        stalls = self._proc / "pressure/memory"
+        if stalls.exists():
+            some = next(line for line in stalls.read_text().splitlines() if line.startswith("some "))
+            average = float(some.split("avg10=")[1].split()[0])
+            levels.append(_below(-average, -_STALL_WARN, -_STALL_CRITICAL))
+        return max(levels, key=_LEVELS.index)
+
+    def network(self) -> bool | Absent | Unknown:
+        """Whether a default route exists, by IPv4 or IPv6. Nothing is sent to find out."""
+        tables = [self._proc / "net/route", self._proc / "net/ipv6_route"]
+        if not any(table.exists() for table in tables):
+            return Unknown("this system shows no routes")
+        four, six = (
+            [line.split() for line in table.read_text().splitlines()] if table.exists() else [] for table in tables
+        )
+        return any(map(_default_four, four)) or any(map(_default_six, six))
+
+    def _meminfo(self) -> dict[str, int]:
+        lines = (line.split(":") for line in (self._proc / "meminfo").read_text().splitlines())
+        return {name: int(value.split()[0]) * 1024 for name, value in lines}
+
+    def _group_shares(self, total: int) -> list[float]:
+        """Shares of memory left under the control group's limit, version 2 or 1; empty where there is none."""
+        base, own = self._sys / "fs/cgroup", self._proc / "self/cgroup"
+        rows = [line.split(":", 2) for line in own.read_text().splitlines()] if own.exists() else []
+        shares = []
+        for _, controllers, path in rows:
+            if controllers == "":
+                shares += _group(base / path.lstrip("/"), "memory.max", "memory.current", total)
+            elif "memory" in controllers.split(","):
+                group = base / "memory" / path.lstrip("/")
+                shares += _group(group, "memory.limit_in_bytes", "memory.usage_in_bytes", total)
+        return shares
+
+
+def _zone(zone: Path) -> Thermal | None:
+    """Return one zone's step, None when it has no usable trip point."""
+    celsius = int((zone / "temp").read_text()) / 1000
+    trips: dict[str, float] = {}
+    for kind in zone.glob("trip_point_*_type"):
+        name = kind.read_text().strip()
+        at = int(kind.with_name(kind.name.replace("_type", "_temp")).read_text()) / 1000
+        if at > 0:  # firmware writes zero or less for a trip point that is not in use
+            trips[name] = min(at, trips.get(name, at))
+    critical = min((trips[name] for name in _HOT if name in trips), default=None)
+    passive = trips.get("passive")
+    if critical is None and passive is None:
+        return None
+    if critical is not None and celsius >= critical - _CRITICAL_BELOW_C:
+        return Thermal.CRITICAL
+    if passive is None and critical is not None:
+        serious, fair = critical - _SERIOUS_BELOW_CRITICAL_C, critical - _FAIR_BELOW_CRITICAL_C
+    else:
+        serious, fair = passive or 0.0, (passive or 0.0) - _NEAR_C
+    if celsius >= serious:
+        return Thermal.SERIOUS
+    return Thermal.FAIR if celsius >= fair else Thermal.NOMINAL
+
+
+def _below(value: float, warn: float, critical: float) -> Pressure:
+    if value <= critical:
+        return Pressure.CRITICAL
+    return Pressure.WARN if value <= warn else Pressure.NORMAL
+
+
+def _group(group: Path, limit_name: str, use_name: str, total: int) -> list[float]:
+    limit_file = group / limit_name
+    if not limit_file.exists() or not (text := limit_file.read_text().strip()).isdecimal() or int(text) >= total:
+        return []
+    limit = int(text)
+    stat = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
+    cache = int(stat.get("total_inactive_file", stat.get("inactive_file", 0)))  # given back when somebody needs it
+    used = max(0, int((group / use_name).read_text()) - cache)
+    return [max(0.0, 1 - used / limit)]
+
+
+def _default_four(row: list[str]) -> bool:
+    """Fields of ``/proc/net/route``: interface, destination, gateway, flags, three counters, mask."""
+    return len(row) > 7 and row[1] == "00000000" == row[7] and bool(int(row[3], 16) & _UP)  # noqa: PLR2004
+
+
+def _default_six(row: list[str]) -> bool:
+    """Fields of ``/proc/net/ipv6_route``: destination, its length, six others, flags, interface."""
+    return len(row) > 9 and row[0] == "0" * 32 and row[1] == "00" and row[9] != "lo" and bool(int(row[8], 16) & _UP)  # noqa: PLR2004

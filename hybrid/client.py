@@ -1,0 +1,438 @@
+"""The synchronous client: the same names over one loop thread. No logic of its own.
+
+Events cross from the loop thread to the caller's by a queue; consent is asked on the caller's thread, so that a person
+can be asked there and Ctrl-C works. Ctrl-C stops the turn, waits until the engine has let it go, and goes on up.
+"""
+
+import asyncio
+import contextlib
+import os
+import queue
+import threading
+import weakref
+from collections.abc import Callable, Coroutine, Iterator, Sequence
+from concurrent.futures import Future, InvalidStateError
+from contextvars import ContextVar
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self, TypeVar
+
+from . import config
+from .aio import FORKED, AsyncClient, Folded, Prompt, Running, finished, from_config, one_turn
+from .conversation import Session
+from .errors import ConfigurationError
+from .events import Event, TextDelta
+from .routing.labels import Source
+from .routing.policy import Mode
+from .wire.types import Engine, Route
+
+if TYPE_CHECKING:
+    from .driver import NodeAddress
+    from .exchange import Timeout, Transport
+    from .gate import Consent, HandoffPlan
+    from .reply import Reply
+    from .routing.complexity import Scorer
+    from .routing.decision import Decision
+    from .routing.signals import Availability
+    from .trust.policy import Policy
+
+T = TypeVar("T")
+STOP_WAIT_S = 10.0  # for an engine to let a stopped turn go; it takes one token
+
+
+class Client:
+    """Answers on the device, hands over sealed to a node when it must, and says why.
+
+    Takes what ``AsyncClient`` takes. Thread-safe; construction loads nothing, connects nowhere and starts no thread.
+    """
+
+    def __init__(
+        self,
+        *,
+        model: str | None = None,
+        node: "str | NodeAddress | None" = None,
+        policy: Mode | str = Mode.AUTO,
+        allow_relax: bool = False,
+        trust: "Policy | None" = None,
+        threshold: float | None = None,
+        on_handoff: "Consent" = "always",
+        timeout: "Timeout | float | None" = None,
+        max_retries: int = 2,
+        offline: bool | None = None,
+        engine: Engine | None = None,
+        on_event: Callable[[Event], None] | None = None,
+        models: str | Path | None = None,
+        scorer: "Scorer | None" = None,
+        transport: "Transport | None" = None,
+    ) -> None:
+        self._consent = _CallersConsent(on_handoff) if callable(on_handoff) else None
+        self._on_event = on_event
+        self._async = AsyncClient(
+            model=model,
+            node=node,
+            policy=policy,
+            allow_relax=allow_relax,
+            trust=trust,
+            threshold=threshold,
+            on_handoff=self._consent or on_handoff,
+            timeout=timeout,
+            max_retries=max_retries,
+            offline=offline,
+            engine=engine,
+            models=models,
+            scorer=scorer,
+            transport=transport,
+        )
+        self._loop = _LoopThread()
+        self._end = weakref.finalize(self, _close, self._async, self._loop)  # also at interpreter exit
+
+    @classmethod
+    def from_env(cls, **given: Any) -> Self:
+        """Make a client from files and environment (``hybrid.config``); ``given`` wins over both."""
+        return cls(**from_config(config.load(), given))
+
+    def ask(
+        self,
+        prompt: Prompt,
+        *,
+        system: str | None = None,
+        sources: Sequence[Source] = (),
+        policy: Mode | str | None = None,
+        max_tokens: int | None = None,
+        temperature: float | None = None,
+        seed: int | None = None,
+        stop: Sequence[str] = (),
+        timeout: "Timeout | float | None" = None,
+    ) -> "Reply":
+        """Answer once, when the whole reply has passed every check.
+
+        The text of the sources goes before the prompt, in the order given. Raises a ``HybridError``; see its tree.
+        """
+        stream = self.stream(
+            prompt,
+            system=system,
+            sources=sources,
+            policy=policy,
+            max_tokens=max_tokens,
+            temperature=temperature,
+            seed=seed,
+            stop=stop,
+            timeout=timeout,
+        )
+        with stream:
+            return stream.final()
+
+    def stream(
+        self,
+        prompt: Prompt,
+        *,
+        system: str | None = None,
+        sources: Sequence[Source] = (),
+        policy: Mode | str | None = None,
+        max_tokens: int | None = None,
+        temperature: float | None = None,
+        seed: int | None = None,
+        stop: Sequence[str] = (),
+        timeout: "Timeout | float | None" = None,
+    ) -> "Stream":
+        """Return the events of one turn, as an iterator and a context manager; leaving the block stops the turn."""
+        call = one_turn(system)
+        return self._stream(
+            prompt,
+            sources=sources,
+            policy=policy,
+            max_tokens=max_tokens,
+            temperature=temperature,
+            seed=seed,
+            stop=stop,
+            timeout=timeout,
+            **call,
+        )
+
+    def session(self, *, system: str | None = None, policy: Mode | str | None = None) -> Session:
+        """Start a conversation."""
+        return Session(self, system=system, policy=policy)
+
+    def explain(
+        self,
+        prompt: Prompt,
+        *,
+        system: str | None = None,
+        sources: Sequence[Source] = (),
+        policy: Mode | str | None = None,
+        max_tokens: int | None = None,
+    ) -> "Decision":
+        """Say who would answer, and why. Sends nothing, loads no model, opens no socket."""
+        call = self._async.explain(prompt, system=system, sources=sources, policy=policy, max_tokens=max_tokens)
+        return self._loop.run(call)
+
+    def availability(self) -> "Availability":
+        """Say of each route whether it can answer, as last known, and what would make it."""
+        return self._loop.run(self._async.availability())
+
+    def count_tokens(self, prompt: Prompt, *, route: Route | str = Route.ON_DEVICE) -> int:
+        """Count the framed request as the model of a route reads it; loads the model on the device."""
+        return self._loop.run(self._async.count_tokens(prompt, route=route))
+
+    def context_size(self, route: Route | str = Route.ON_DEVICE) -> int:
+        """Tokens of context on a route; asks and verifies the node for its own."""
+        return self._loop.run(self._async.context_size(route))
+
+    def close(self) -> None:
+        """Stop what runs and let go of model and connection. Calling it again is harmless."""
+        self._end()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _stream(self, prompt: Prompt, **call: Any) -> "Stream":
+        return Stream(self._loop, lambda: self._async._turn(prompt, **call), self._on_event, self._consent)  # noqa: SLF001
+
+    def _explain(self, prompt: Prompt, **call: Any) -> "Decision":
+        return self._loop.run(self._async._explain(prompt, **call))  # noqa: SLF001
+
+
+class Stream(Folded):
+    """The events of one turn. Iterate it, or use it as a context manager; leaving the block stops the turn.
+
+    text: what was shown so far.  route, decision: once decided.  reply: at the end; after a stop, the partial one.
+    """
+
+    def __init__(
+        self,
+        loop: "_LoopThread",
+        start: Callable[[], Running],
+        on_event: Callable[[Event], None] | None,
+        consent: "_CallersConsent | None",
+    ) -> None:
+        super().__init__()
+        self._loop = loop
+        self._start = start
+        self._on_event = on_event
+        self._consent = consent
+        self._queue: queue.SimpleQueue[Event | BaseException | _Question | None] = queue.SimpleQueue()
+        self._running: Running | None = None
+        self._job: Future[None] | None = None
+        self._over = False
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> Event:
+        while True:
+            if self._over:
+                raise StopIteration
+            item = self._next()
+            if isinstance(item, _Question):
+                item.answer()
+                continue
+            if item is None:
+                self._over = True
+                raise StopIteration
+            if isinstance(item, BaseException):
+                self._over = True
+                raise item
+            self._fold(item)
+            if self._on_event is not None:
+                self._on_event(item)
+            return item
+
+    def text_deltas(self) -> Iterator[str]:
+        """Yield the text alone, as it comes."""
+        for event in self:
+            if isinstance(event, TextDelta):
+                yield event.text
+
+    def final(self) -> "Reply":
+        """Run to the end and return the reply. Raises what the turn raises."""
+        for _ in self:
+            pass
+        return finished(self)
+
+    def cancel(self) -> None:
+        """Stop the turn and wait until the engine has let it go. What was shown stays in ``text`` and ``reply``."""
+        if self._job is not None and not self._over:
+            self._job.cancel()
+            self._drain()
+        self._over = True
+        if self._running is not None and self.reply is None:
+            self.reply = self._running.turn.reply
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.cancel()
+
+    def __del__(self) -> None:
+        if self._job is not None:
+            self._job.cancel()  # a stream nobody holds any more must not keep the engine busy
+
+    def _next(self) -> "Event | BaseException | _Question | None":
+        if self._job is None:
+            self._running = self._start()
+            self._job = self._loop.submit(_pump(self._running, self._queue, self._consent))
+        try:
+            return self._queue.get()
+        except KeyboardInterrupt:
+            self.cancel()
+            raise
+
+    def _drain(self) -> None:
+        """Wait for the turn's last word; refuse what it asks meanwhile."""
+        with contextlib.suppress(queue.Empty):
+            while True:
+                item = self._queue.get(timeout=STOP_WAIT_S)
+                if isinstance(item, _Question):
+                    item.refuse()
+                elif item is None or isinstance(item, BaseException):
+                    return
+
+
+async def _pump(
+    running: Running,
+    events: "queue.SimpleQueue[Event | BaseException | _Question | None]",
+    consent: "_CallersConsent | None",
+) -> None:
+    with contextlib.nullcontext() if consent is None else consent.asking(events.put):
+        await running.pump(events.put)
+
+
+class _Question:
+    """A hand-off plan that waits for somebody's yes or no."""
+
+    def __init__(self, ask: "Callable[[HandoffPlan], bool]", plan: "HandoffPlan") -> None:
+        self._ask = ask
+        self._plan = plan
+        self.said: Future[bool] = Future()
+
+    def answer(self) -> None:
+        """Ask on this thread. What the callback raises goes on up here, and counts as a no there."""
+        try:
+            said = self._ask(self._plan) is True
+            with contextlib.suppress(InvalidStateError):  # the turn has ended meanwhile
+                self.said.set_result(said)
+        except BaseException:
+            self.refuse()
+            raise
+
+    def refuse(self) -> None:
+        """Answer no."""
+        with contextlib.suppress(InvalidStateError):
+            self.said.set_result(False)
+
+
+class _CallersConsent:
+    """Carries a plan from the gate to the thread that runs the turn, and its answer back."""
+
+    def __init__(self, ask: "Callable[[HandoffPlan], bool]") -> None:
+        self._ask = ask
+        self._open: ContextVar[Callable[[_Question], None]] = ContextVar("asker")
+
+    def __call__(self, plan: "HandoffPlan") -> bool:
+        """Hand the plan over and wait for the answer; the gate calls this on a thread of its own."""
+        question = _Question(self._ask, plan)
+        self._open.get()(question)
+        return question.said.result()
+
+    @contextlib.contextmanager
+    def asking(self, put: "Callable[[_Question], None]") -> Iterator[None]:
+        """Send this turn's questions to ``put``; whatever is unanswered when the turn ends counts as a no."""
+        asked: list[_Question] = []
+
+        def forward(question: _Question) -> None:
+            asked.append(question)
+            put(question)
+
+        token = self._open.set(forward)
+        try:
+            yield
+        finally:
+            self._open.reset(token)
+            for question in asked:
+                question.refuse()
+
+
+class _LoopThread:
+    """An event loop on a daemon thread, started when first needed."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread: threading.Thread | None = None
+        self._pid = os.getpid()
+        self._stopped = False
+
+    def submit(self, work: Coroutine[Any, Any, T]) -> "Future[T]":
+        """Start work on the loop. Raises ConfigurationError in a forked child or after the client was closed."""
+        try:
+            return asyncio.run_coroutine_threadsafe(work, self._running())
+        except BaseException:
+            work.close()
+            raise
+
+    def run(self, work: Coroutine[Any, Any, T]) -> T:
+        """Run work to its end; Ctrl-C cancels it."""
+        job = self.submit(work)
+        try:
+            return job.result()
+        except KeyboardInterrupt:
+            job.cancel()
+            raise
+
+    def stop(self, last: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Run ``last``, cancel what is left, end the thread. In a forked child there is nothing to end."""
+        with self._lock:
+            loop, thread, self._stopped = self._loop, self._thread, True
+            self._loop = None
+        if loop is None or thread is None or os.getpid() != self._pid or not thread.is_alive():
+            return
+        ended = asyncio.run_coroutine_threadsafe(_wind_up(last), loop)
+        if threading.current_thread() is not thread:
+            with contextlib.suppress(TimeoutError):
+                ended.result(STOP_WAIT_S)
+            loop.call_soon_threadsafe(loop.stop)
+            thread.join(STOP_WAIT_S)
+
+    def _running(self) -> asyncio.AbstractEventLoop:
+        if os.getpid() != self._pid:
+            raise ConfigurationError(FORKED, hint="make a new client in the child process")
+        with self._lock:
+            if self._stopped:
+                raise ConfigurationError("this client was closed", hint="make a new one")
+            if self._loop is None:
+                self._loop = asyncio.new_event_loop()
+                self._thread = threading.Thread(target=_serve, args=(self._loop,), daemon=True, name="hybrid-client")
+                self._thread.start()
+            return self._loop
+
+
+def _serve(loop: asyncio.AbstractEventLoop) -> None:
+    asyncio.set_event_loop(loop)
+    try:
+        loop.run_forever()
+    finally:
+        loop.close()
+
+
+async def _wind_up(last: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    """Stop every turn, then let go of model and connection."""
+    others = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in others:
+        task.cancel()
+    await asyncio.gather(*others, return_exceptions=True)
+    await last()
+    loop = asyncio.get_running_loop()
+    await loop.shutdown_asyncgens()
+    await loop.shutdown_default_executor()
+
+
+def _close(client: AsyncClient, loop: _LoopThread) -> None:
+    loop.stop(client.close)

@@ -1,0 +1,93 @@
+"""Where a node's address leads: numbers, whether they are this machine's, and why TLS to them failed.
+
+Loopback is a property of the address that gets connected, never of a name (SPEC 11).
+"""
+
+import asyncio
+import ipaddress
+import re
+import socket
+import ssl
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+
+from .errors import APIConnectionError, ConfigurationError
+
+ADDRESS_HINT = "Write it as host:port, [IPv6]:port or unix:/path, for example 127.0.0.1:8443."
+HOST_PORT = re.compile(r"(?:\[(?P<six>[0-9A-Fa-f:.]+)\]|(?P<host>[A-Za-z0-9._-]+)):(?P<port>[0-9]{1,5})")
+MAX_PORT = 65_535
+
+Resolver = Callable[[str, int], Awaitable[Sequence[str]]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Address:
+    """A node's address as the user wrote it, taken apart. ``path`` is set for Unix sockets, host and port otherwise."""
+
+    host: str = ""
+    port: int = 0
+    path: str = ""
+
+    @classmethod
+    def parse(cls, text: str) -> "Address":
+        """Read ``host:port``, ``[IPv6]:port`` or ``unix:PATH``. Raises ConfigurationError."""
+        if text.startswith("unix:") and len(text) > len("unix:"):
+            return cls(path=text.removeprefix("unix:"))
+        match = HOST_PORT.fullmatch(text)
+        if match is None or not 0 < int(match["port"]) <= MAX_PORT:
+            raise ConfigurationError("The node's address is malformed.", hint=ADDRESS_HINT)
+        return cls(host=match["six"] or match["host"], port=int(match["port"]))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Peer:
+    """One place to connect to, in gRPC's own numeric form, so that no name is looked up after this."""
+
+    target: str
+    is_loopback: bool
+
+
+async def resolve(host: str, port: int) -> Sequence[str]:
+    """Return the numeric addresses of a host, in the system's order. Raises OSError."""
+    found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    return list(dict.fromkeys(str(info[4][0]) for info in found))
+
+
+async def peers_of(address: Address, resolver: Resolver = resolve) -> tuple[Peer, ...]:
+    """Return where an address leads. Raises APIConnectionError when the name leads nowhere."""
+    if address.path:
+        return (Peer(target=f"unix:{address.path}", is_loopback=True),)
+    try:
+        numbers = await resolver(address.host, address.port)
+    except OSError:
+        numbers = ()
+    if not numbers:
+        raise APIConnectionError(
+            f"The name {address.host} leads to no address.", hint="Check the node's name and this device's network."
+        )
+    return tuple(_peer(number, address.port) for number in numbers)
+
+
+def _peer(number: str, port: int) -> Peer:
+    ip = ipaddress.ip_address(number.partition("%")[0])
+    inner = getattr(ip, "ipv4_mapped", None) or ip
+    target = f"ipv4:{number}:{port}" if ip.version == 4 else f"ipv6:[{number}]:{port}"  # noqa: PLR2004 - IP versions
+    return Peer(target=target, is_loopback=inner.is_loopback)
+
+
+async def diagnose_tls(address: Address, roots: bytes | None, within_s: float) -> str:
+    """Say why a TLS connection fails, by trying one of our own; empty when nothing answers there at all."""
+    context = ssl.create_default_context(cadata=roots.decode("ascii") if roots else None)
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    context.set_alpn_protocols(["h2"])
+    try:
+        async with asyncio.timeout(within_s):
+            _, writer = await asyncio.open_connection(address.host, address.port, ssl=context)
+    except ssl.SSLCertVerificationError:
+        return "its certificate is not trusted or is for another name"
+    except ssl.SSLError:
+        return "it does not speak TLS 1.3"
+    except (OSError, TimeoutError):
+        return ""
+    writer.close()
+    return ""

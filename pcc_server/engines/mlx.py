@@ -1,0 +1,107 @@
+"""The MLX engine behind the node's protocol: one of the three doors to ``device``.
+
+It keeps no context between requests, and says what went wrong in codes that may travel inside a reply.
+"""
+
+import contextlib
+import sys
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import NoReturn
+
+from device.engine import EngineOptions, MLXEngine
+from device.errors import (
+    BadRequest,
+    ContextOverflow,
+    DeviceError,
+    EngineClosed,
+    EngineFailed,
+    ModelMissing,
+    Overloaded,
+    UnknownModel,
+)
+from device.manifest import read_manifest
+from device.store import Store
+from hybrid.wire.errors import SealedCode
+from hybrid.wire.evidence import Accelerator
+from hybrid.wire.types import Chunk, GenerateRequest
+from pcc_server.config import Settings
+from pcc_server.errors import CONFIG_EXIT, Sealed, StartFailure
+
+from . import Loaded
+
+_ACCELERATORS = {"metal": Accelerator.APPLE_GPU, "cuda": Accelerator.GPU}
+_CODES: dict[type[DeviceError], SealedCode] = {
+    BadRequest: SealedCode.BAD_REQUEST,
+    Overloaded: SealedCode.OVERLOADED,
+    EngineFailed: SealedCode.ENGINE_FAILED,
+    EngineClosed: SealedCode.MODEL_UNAVAILABLE,
+}
+
+
+def open_mlx(settings: Settings) -> Loaded:
+    """Find the model, load it, and return it with its digest. Raises StartFailure with a sentence and a way out."""
+    try:
+        folder = _folder(settings)
+        manifest = read_manifest(folder)
+        options = EngineOptions(max_rows=settings.max_running, signals=False, stateless=True)
+        engine = MLXEngine.open(folder, model_id=manifest.id, options=options)
+    except DeviceError as error:
+        _refuse(error)
+    accelerator = _ACCELERATORS.get(engine.status().path, Accelerator.CPU)
+    return Loaded(engine=_Stateless(engine), manifest=manifest.digest(), accelerator=accelerator)
+
+
+def _folder(settings: Settings) -> Path:
+    """Return the model's folder: a path as given, a name from the store, or the store's default."""
+    if (path := Path(settings.model)).is_dir() and settings.model:
+        return path
+    store = Store(Path(settings.store))
+    installed = store.get(settings.model) if settings.model else store.default(is_mac=sys.platform == "darwin")
+    if installed is None:
+        raise StartFailure("no model is in the store yet; fetch one with: hybrid pull starter")
+    return installed.path
+
+
+def _refuse(error: DeviceError) -> NoReturn:
+    if isinstance(error, ModelMissing):
+        raise StartFailure(f"{error}; fetch it with: hybrid pull {error.model_id}") from None
+    if isinstance(error, UnknownModel):
+        raise StartFailure(str(error), CONFIG_EXIT) from None
+    raise StartFailure(str(error)) from None
+
+
+class _Stateless:
+    """MLXEngine with its errors in the node's words."""
+
+    def __init__(self, engine: MLXEngine) -> None:
+        self._engine = engine
+        self.model_id = engine.model_id
+        self.context_size = engine.context_size
+
+    async def generate(self, request: GenerateRequest, *, partition: str = "default") -> AsyncIterator[Chunk]:
+        """Stream the answer. Raises Sealed."""
+        with _in_our_words():
+            chunks = self._engine.generate(request, partition=partition)
+            async with contextlib.aclosing(chunks) as running:  # type: ignore[type-var]
+                async for chunk in running:
+                    yield chunk
+
+    async def count_tokens(self, request: GenerateRequest) -> int:
+        """Tokens of the framed prompt. Raises Sealed."""
+        with _in_our_words():
+            return await self._engine.count_tokens(request)
+
+    async def close(self) -> None:
+        """Free the model."""
+        await self._engine.close()
+
+
+@contextlib.contextmanager
+def _in_our_words() -> Iterator[None]:
+    try:
+        yield
+    except ContextOverflow as error:
+        raise Sealed(SealedCode.CONTEXT_LENGTH, error.limit, error.needed) from None
+    except DeviceError as error:
+        raise Sealed(_CODES.get(type(error), SealedCode.ENGINE_FAILED)) from None

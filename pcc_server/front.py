@@ -1,0 +1,57 @@
+"""What the gateway decides without a key: steps 1 and 2 of SPEC 7, token, load. It repeats them; the worker rules."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from hybrid.wire.codec import InvokeRequest
+from hybrid.wire.envelope import RequestOpener
+from hybrid.wire.errors import Malformed, StaleKey
+from hybrid.wire.header import Header, token_digest
+
+from .errors import TokenRefused
+from .link import OpenStream
+from .publication import Publication
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Admitted:
+    """A request that may go to the worker. deadline_ms: of its header."""
+
+    index: int
+    deadline_ms: int
+    key_package: bytes
+
+    def opening(self, request: InvokeRequest, left_ms: int) -> OpenStream:
+        """Return the record for the link."""
+        return OpenStream(left_ms, self.index, request.header, request.body, self.key_package)
+
+
+def admit(request: InvokeRequest, publication: Publication, *, now: Callable[[], float] = time.time) -> Admitted:
+    """Check a request as far as that takes no private key.
+
+    Raises Malformed, TokenRefused, StaleKey.
+    """
+    header = Header.decode(request.header)
+    routed = len(request.key_packages) == 1 and len(header.candidates) > 1
+    if not routed and (len(request.key_packages) != len(header.candidates) or request.index):
+        raise Malformed("a client sends one key package per candidate and no index")
+    if not routed and token_digest(header.rid, request.token) != header.token_digest:
+        raise TokenRefused
+    index = request.index if routed else _own_index(header, publication)
+    key_package = request.key_packages[0 if routed else index]
+    opener = RequestOpener(header=request.header, body=request.body, key_package=key_package, index=index)
+    if header.model_id != publication.model_id:
+        raise Malformed("the model is not served here")
+    if not any(row.opens <= now() <= row.closes and row.names(opener.entry) for row in publication.accepted):
+        raise StaleKey
+    return Admitted(index=index, deadline_ms=header.deadline_ms, key_package=key_package)
+
+
+def _own_index(header: Header, publication: Publication) -> int:
+    """Find the first candidate that is this node. Raises StaleKey when none is."""
+    own = {row.node_id for row in publication.accepted}
+    for index, candidate in enumerate(header.candidates):
+        if candidate.node_id in own:
+            return index
+    raise StaleKey

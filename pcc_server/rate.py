@@ -1,0 +1,29 @@
+"""A bounded rate per address: a token bucket each, and only so many of them."""
+
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+
+from .errors import Limit
+
+MAX_ADDRESSES = 4096  # the longest unseen one is forgotten, which only ever lets more through
+
+
+class Rate:
+    """At most ``per_minute`` calls from one address, in bursts of as many."""
+
+    def __init__(self, per_minute: int, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._per_minute = per_minute
+        self._clock = clock
+        self._buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()
+
+    def take(self, address: str) -> None:
+        """Count one call. Raises Limit with the time until the next one is free."""
+        now = self._clock()
+        left, at = self._buckets.pop(address, (float(self._per_minute), now))
+        left = min(float(self._per_minute), left + (now - at) * self._per_minute / 60)
+        self._buckets[address] = (max(0.0, left - 1) if left >= 1 else left, now)
+        if len(self._buckets) > MAX_ADDRESSES:
+            self._buckets.popitem(last=False)
+        if left < 1:
+            raise Limit(retry_ms=int((1 - left) * 60_000 / self._per_minute) + 1)

@@ -1,0 +1,120 @@
+"""Mode x label x availability: every expected outcome, written out (R5, and experience 3.4)."""
+
+import pytest
+
+from hybrid.routing.decide import LabelForbids, NoRoute
+from hybrid.routing.policy import Mode
+from hybrid.routing.signals import Availability, RouteState, Signals
+from tests.routing.cases import HARD, MAIL, SIMPLE, route
+
+BOTH, NO_NODE, NO_MODEL, NEITHER, OFFLINE, BAD_EVIDENCE, OVER_QUOTA = (
+    "both",
+    "no_node",
+    "no_model",
+    "neither",
+    "offline",
+    "bad_evidence",
+    "over_quota",
+)
+HAVE = RouteState()
+NODE_AWAY = RouteState(available=False, reason="no_node")
+MODEL_AWAY = RouteState(available=False, reason="model_not_downloaded")
+UNVERIFIED = RouteState(available=False, reason="attestation_failed")
+SITUATIONS = {
+    BOTH: Signals(),
+    NO_NODE: Signals(availability=Availability(private_cloud=NODE_AWAY)),
+    NO_MODEL: Signals(availability=Availability(on_device=MODEL_AWAY)),
+    NEITHER: Signals(availability=Availability(on_device=MODEL_AWAY, private_cloud=NODE_AWAY)),
+    OFFLINE: Signals(offline=True),
+    BAD_EVIDENCE: Signals(availability=Availability(private_cloud=UNVERIFIED)),
+    OVER_QUOTA: Signals(quota_left=0.0),
+}
+
+# Outcome: "route: codes" in their order, "label forbids", or "none: device code, cloud code".
+S, C = "simple", "complex"
+FREE = {  # nothing limits the text
+    "only_on_device": {
+        BOTH: ("on_device mode S", "on_device mode C"),
+        NO_NODE: ("on_device mode S", "on_device mode C"),
+        NO_MODEL: ("none model_not_downloaded mode",) * 2,
+        NEITHER: ("none model_not_downloaded mode",) * 2,
+        OFFLINE: ("on_device mode S", "on_device mode C"),
+        BAD_EVIDENCE: ("on_device mode S", "on_device mode C"),
+        OVER_QUOTA: ("on_device mode S", "on_device mode C"),
+    },
+    "prefer_on_device": {
+        BOTH: ("on_device mode S", "on_device mode C"),
+        NO_NODE: ("on_device no_node S", "on_device no_node C"),
+        NO_MODEL: ("private_cloud model_not_downloaded degraded S", "private_cloud model_not_downloaded degraded C"),
+        NEITHER: ("none model_not_downloaded no_node",) * 2,
+        OFFLINE: ("on_device offline S", "on_device offline C"),
+        BAD_EVIDENCE: ("on_device attestation_failed S", "on_device attestation_failed C"),
+        OVER_QUOTA: ("on_device quota_reached S", "on_device quota_reached C"),
+    },
+    "auto": {
+        BOTH: ("on_device S", "private_cloud C"),
+        NO_NODE: ("on_device no_node S", "on_device no_node degraded C"),
+        NO_MODEL: ("private_cloud model_not_downloaded degraded S", "private_cloud model_not_downloaded C"),
+        NEITHER: ("none model_not_downloaded no_node",) * 2,
+        OFFLINE: ("on_device offline S", "on_device offline degraded C"),
+        BAD_EVIDENCE: ("on_device attestation_failed S", "on_device attestation_failed degraded C"),
+        OVER_QUOTA: ("on_device quota_reached S", "on_device quota_reached degraded C"),
+    },
+    "prefer_private_cloud": {
+        BOTH: ("private_cloud mode S", "private_cloud mode C"),
+        NO_NODE: ("on_device no_node degraded S", "on_device no_node degraded C"),
+        NO_MODEL: ("private_cloud model_not_downloaded S", "private_cloud model_not_downloaded C"),
+        NEITHER: ("none model_not_downloaded no_node",) * 2,
+        OFFLINE: ("on_device offline degraded S", "on_device offline degraded C"),
+        BAD_EVIDENCE: ("on_device attestation_failed degraded S", "on_device attestation_failed degraded C"),
+        OVER_QUOTA: ("on_device quota_reached degraded S", "on_device quota_reached degraded C"),
+    },
+    "only_private_cloud": {
+        BOTH: ("private_cloud mode S", "private_cloud mode C"),
+        NO_NODE: ("none mode no_node",) * 2,
+        NO_MODEL: ("private_cloud mode S", "private_cloud mode C"),
+        NEITHER: ("none mode no_node",) * 2,
+        OFFLINE: ("none mode offline",) * 2,
+        BAD_EVIDENCE: ("none mode attestation_failed",) * 2,
+        OVER_QUOTA: ("none mode quota_reached",) * 2,
+    },
+}
+
+
+def limited(mode: str, situation: str) -> tuple[str, str]:
+    """With a limited source: the device or nothing, whatever the mode wants and whatever is available."""
+    if mode == "only_private_cloud":
+        return ("label forbids",) * 2
+    if situation in {NO_MODEL, NEITHER}:
+        return ("none model_not_downloaded label",) * 2
+    return "on_device label S", "on_device label C"
+
+
+CASES = [
+    pytest.param(Mode(mode), situation, sources, text, expected, id=f"{mode}-{situation}-{label}-{depth}")
+    for mode, table in FREE.items()
+    for situation, free in table.items()
+    for label, sources, outcomes in (("free", (), free), ("limited", (MAIL,), limited(mode, situation)))
+    for depth, text, expected in (("simple", SIMPLE, outcomes[0]), ("hard", HARD, outcomes[1]))
+]
+
+
+def test_the_table_is_complete() -> None:
+    assert len(CASES) == len(Mode) * len(SITUATIONS) * 2 * 2
+
+
+@pytest.mark.parametrize(("mode", "situation", "sources", "text", "expected"), CASES)
+def test_the_route_and_its_reasons_are_the_ones_in_the_table(
+    mode: Mode, situation: str, sources: tuple[object, ...], text: str, expected: str
+) -> None:
+    try:
+        decision = route(text, *sources, signals=SITUATIONS[situation], mode=mode)  # type: ignore[arg-type]
+        got = " ".join((str(decision.route), *decision.codes))
+    except LabelForbids as error:
+        assert (error.source, error.label) == ("doctor.eml", "on_device")
+        got = "label forbids"
+    except NoRoute as error:
+        got = f"none {error.per_route['on_device']} {error.per_route['private_cloud']}"
+        assert error.source == ("doctor.eml" if sources else "")
+    words = {"S": S, "C": C}
+    assert got == " ".join(words.get(w, w) for w in expected.split())
