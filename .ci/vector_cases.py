@@ -8,13 +8,13 @@ from typing import Any
 
 import vector_replies
 import vector_scene
-from tests.wire.vector_runner import outcome
 from vector_scene import Make, Scene, filled
 
 from hybrid.wire import body, encoding
 from hybrid.wire.canonical import canonical_json
 from hybrid.wire.directory import Leaf
 from hybrid.wire.header import body_context
+from tests.wire.vector_runner import outcome
 
 Case = dict[str, Any]
 

@@ -7,12 +7,12 @@ from typing import Any
 from vector_scene import MANIFEST, MODEL, Scene, SceneRequest, filled, ref_fields
 
 from hybrid.wire.codec import encode_chunk, encode_usage
-from hybrid.wire.constants import FRAME_BYTES, FRAME_PLAIN_BYTES
+from hybrid.wire.constants import FRAME_BYTES
 from hybrid.wire.encoding import digest, u8, u32
 from hybrid.wire.errors import SealedCode
 from hybrid.wire.frames import FrameCipher, FrameSealer, FrameType, pack
 from hybrid.wire.receipt import Receipt, ReceiptFacts, SealedError, UsageReport
-from hybrid.wire.reply import params_digest, reply_secrets
+from hybrid.wire.reply_secrets import params_digest, reply_secrets
 from hybrid.wire.types import Chunk, EngineTiming, FinishReason, Usage
 
 NOW = 2_199.5
@@ -48,7 +48,7 @@ def bad_replies(scene: Scene) -> Iterator[BadReply]:
     whole = answer(scene, request)
     yield from _bad_heads(scene, whole)
     yield from _bad_frames(scene, request, whole)
-    yield from _bad_ends(scene, request, whole)
+    yield from _bad_ends(request, whole)
     yield from _bad_plaintexts(request, whole)
     yield from _bad_receipts(scene, request, whole)
 
@@ -119,7 +119,7 @@ def _bad_frames(scene: Scene, request: SceneRequest, whole: Answer) -> Iterator[
     yield "data frame as the final one", "8", "decrypt_failure", given(request, steps)
 
 
-def _bad_ends(scene: Scene, request: SceneRequest, whole: Answer) -> Iterator[BadReply]:
+def _bad_ends(request: SceneRequest, whole: Answer) -> Iterator[BadReply]:
     begun: list[dict[str, bytes]] = [{"head": whole.head}]
     said = whole.frames[: whole.data_frames * FRAME_BYTES]
     yield "no frame at all", "8", "truncated", given(request, begun)
@@ -165,7 +165,6 @@ def _raw(request: SceneRequest, plaintexts: list[bytes]) -> bytes:
     """Seal plaintexts that the frame sealer would never make."""
     secrets = _secrets(request)
     cipher = FrameCipher(secrets.key, secrets.base)
-    assert all(len(plaintext) == FRAME_PLAIN_BYTES for plaintext in plaintexts)
     return b"".join(cipher.seal(plaintext) for plaintext in plaintexts)
 
 
@@ -180,7 +179,7 @@ def _sealer(request: SceneRequest) -> FrameSealer:
 
 
 def _bad_receipts(scene: Scene, request: SceneRequest, whole: Answer) -> Iterator[BadReply]:
-    """The node itself lies: every frame is authentic, one word of the receipt or the final frame is not."""
+    """Let the node itself lie: every frame is authentic, one word of the receipt or the final frame is not."""
     for name, check, changes in (
         ("of another request", "request", {"request": filled(1, 32)}),
         ("of another position", "request", {"index": 1}),

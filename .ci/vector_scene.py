@@ -98,7 +98,7 @@ class SceneRequest:
     secrets: list[bytes]
 
     def opening(self, index: int) -> dict[str, Any]:
-        """What candidate ``index`` needs to open it."""
+        """Return what candidate ``index`` needs to open it."""
         return {
             "seed": self.nodes[index].seed,
             "epoch": EPOCH,
@@ -111,12 +111,12 @@ class SceneRequest:
         }
 
     def sealer(self, index: int, salt: int = 0x66) -> ReplySealer:
-        """The reply sealer that candidate ``index`` gets by opening it."""
+        """Return the reply sealer that candidate ``index`` gets by opening it."""
         ref = self.nodes[index].candidate.ref
         return ReplySealer(self.secrets[index], filled(salt, 32), q=self.sealed.q, index=index, ref=ref)
 
     def expecting(self) -> dict[str, Any]:
-        """What the client's reply opener knows."""
+        """Return what the client's reply opener knows."""
         candidates = [
             {"identity": node.identity.public.encode(), "manifest": MANIFEST, **ref_fields(node.candidate.ref)}
             for node in self.nodes
@@ -161,7 +161,7 @@ class Scene:
         return SceneRequest(nodes=self.nodes[:count], sealed=sealed, secrets=values[3:])
 
     def crafted(self, request: SceneRequest) -> Iterator[tuple[str, dict[str, bytes]]]:
-        """Requests a holder of S could make that still must not open."""
+        """Yield requests a holder of S could make that still must not open."""
         header, secrets = request.sealed.header, filled(0x11, 32) + request.secrets[0]
         other_body = seal_body(
             pad(b"other words"), key=filled(0x11, 32), salt=filled(0x22, 24), context=body_context(header)

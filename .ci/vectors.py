@@ -33,7 +33,7 @@ class Kept:
         return bytes.fromhex(value)
 
     def document(self) -> dict[str, Any]:
-        """What was used, for ``randomised.json``."""
+        """Return what was used, for ``randomised.json``."""
         about = "key packages and signatures that the library randomises, by digest of their inputs"
         return {"about": about, "made": dict(sorted(self._used.items()))}
 

@@ -19,6 +19,7 @@ from hybrid.wire.types import FinishReason
 
 from . import fit, loader, runtime
 from .errors import DeviceError, EngineClosed, EngineFailed, Overloaded
+from .lane import cut, lanes
 from .live import Live
 from .prefix import PrefixCache
 
@@ -145,7 +146,7 @@ class Core:
         self._slow = runtime.describe().path == "cpu-slow"
         cache_module = runtime.mlx_lm("models.cache")
         kept = 0 if self._stateless else plan.prefix_bytes
-        self._prefix = PrefixCache(kept, trim=cache_module.trim_prompt_cache)
+        self._prefix = PrefixCache(kept, cut=cut)
         spare = 0 if self._stateless else min(CACHE_LIMIT_BYTES, int(CACHE_SHARE * self._budget))
         self._core.set_cache_limit(spare)
         self._stops = [[token] for token in sorted(self._loaded.tokenizer.eos_token_ids)]
@@ -238,7 +239,8 @@ class Core:
         self._guard.check()
         live.admitted = live.admitted or time.perf_counter()
         ids = live.restart()
-        shared, cache = (0, None) if live.suspect else self._prefix.take(live.partition, ids)
+        shared, served = (0, None) if live.suspect else self._prefix.take(live.partition, ids)
+        cache = lanes(self._loaded.model, served)
         live.cached = min(shared, len(live.ids))
         uid = self._generator.insert(
             [ids[shared:]],

@@ -4,7 +4,6 @@ A kept cache is as private as the words it came from: same partition, or nothing
 a batch but never changed, so one kept conversation can serve several branches. Source: device design 6.1, 6.2.
 """
 
-import copy
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -25,13 +24,13 @@ class Kept:
 class PrefixCache:
     """Kept conversations by partition, least recently used first to go.
 
-    limit_bytes: of all partitions together; 0 keeps nothing.  trim: cuts the last n tokens off a list of layer caches
-    and returns how many it cut (mlx-lm's ``trim_prompt_cache``).
+    limit_bytes: of all partitions together; 0 keeps nothing.  cut: returns a list of layer caches without the last n
+    tokens, leaving the given one unchanged, or None where that cannot be done (:func:`device.lane.cut`).
     """
 
-    def __init__(self, limit_bytes: int, *, trim: Callable[[Any, int], int]) -> None:
+    def __init__(self, limit_bytes: int, *, cut: Callable[[Sequence[Any], int], list[Any] | None]) -> None:
         self._limit = limit_bytes
-        self._trim = trim
+        self._cut = cut
         self._kept: OrderedDict[tuple[str, tuple[int, ...]], Kept] = OrderedDict()
 
     @property
@@ -52,14 +51,9 @@ class PrefixCache:
         if best is None or shared < MIN_REUSE:
             return 0, None
         self._kept.move_to_end(best)
-        return self._cut(self._kept[best], shared)
-
-    def _cut(self, kept: Kept, length: int) -> tuple[int, Any | None]:
-        cache = copy.deepcopy(list(kept.cache))
-        surplus = len(kept.ids) - length
-        if surplus and self._trim(cache, surplus) != surplus:
-            return 0, None  # a cache that cannot be trimmed
-        return length, cache
+        kept = self._kept[best]
+        cache = self._cut(kept.cache, len(kept.ids) - shared)
+        return (shared, cache) if cache is not None else (0, None)
 
     def put(self, partition: str, ids: Sequence[int], cache: Sequence[Any]) -> None:
         """Keep a conversation; shorter ones it continues are dropped, and old ones until the limit holds."""

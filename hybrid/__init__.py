@@ -13,7 +13,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .aio import AsyncClient, AsyncStream
+    from .aio import AsyncClient
     from .client import Client, Stream
     from .conversation import AsyncSession, LabelledMessage, Session
     from .errors import HybridError
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from .routing.policy import Mode
     from .routing.signals import Availability
     from .sources import Source
+    from .streaming import AsyncStream
     from .trust.policy import Policy
     from .wire.types import Message, Role, Route, Usage
 
@@ -35,7 +36,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "AsyncClient": "aio",
     "AsyncSession": "conversation",
-    "AsyncStream": "aio",
+    "AsyncStream": "streaming",
     "Attempt": "reply",
     "Availability": "routing.signals",
     "Client": "client",

@@ -3,24 +3,26 @@
 Construction loads nothing and connects nowhere. Use one client from one event loop.
 """
 
-import asyncio
 import contextlib
 import os
 import secrets
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from . import config
+from .compose import Ask, compose, system_text
 from .conversation import AsyncSession, Transcript
-from .core import Ask, Fail, Finish, Outcome, Show, Turn, compose, decide_route, mode_of_call, system_text
+from .core import Action, AnswerHere, AnswerThere, Fail, Outcome, Show, Turn, decide_route, mode_of_call
 from .driver import Driver, Settings, as_timeout
-from .errors import ConfigurationError, GenerationCancelled, HybridError
-from .events import Done, Event, Handoff, RouteDecided, TextDelta
+from .errors import ConfigurationError, HybridError
+from .events import Event
+from .loop import FORKED
 from .routing.complexity import Scorer, StructuralScorer
 from .routing.labels import Source
 from .routing.policy import Mode
+from .streaming import AsyncStream, Running
 from .wire.types import Engine, Message, Route, Sampling
 
 if TYPE_CHECKING:
@@ -32,35 +34,38 @@ if TYPE_CHECKING:
     from .routing.signals import Availability
     from .trust.policy import Policy
 
-FORKED = "this client was made before the process forked"
 Prompt = str | Sequence[Message]
 
 
-async def run(turn: Turn, driver: Driver, timeout: "Timeout | float | None" = None) -> AsyncIterator[Event]:
+async def run(turn: Turn, driver: Driver, limits: "Timeout | float | None" = None) -> AsyncGenerator[Event, None]:
     """Perform one turn and yield its events. Raises the error the core settles on; closing it stops the turn."""
     actions = turn.begin(await driver.signals(turn.ask))
     while True:
         for action in actions:
             if isinstance(action, Show):
                 yield action.event
-        last = actions[-1]
-        if isinstance(last, Fail):
-            raise last.error
-        if isinstance(last, Finish | Show):
+        route = _route_of(actions[-1])
+        if route is None:
             return
-        outcome: Outcome | None = None
+        outcome = Outcome(model="")
         try:
-            async with contextlib.aclosing(driver.answer(last, turn, timeout)) as items:
+            async with contextlib.aclosing(driver.answer(route, turn, limits)) as items:
                 async for item in items:
                     if isinstance(item, Outcome):
                         outcome = item
                         continue
                     for shown in turn.take(item):
                         yield shown.event
+            actions = turn.ended(outcome)
         except HybridError as error:
             actions = turn.failed(error)
-        else:
-            actions = turn.ended(outcome or Outcome(model=""))
+
+
+def _route_of(action: Action) -> AnswerHere | AnswerThere | None:
+    """Return what is to be run next, None when the turn is over. Raises what it failed with."""
+    if isinstance(action, Fail):
+        raise action.error
+    return action if isinstance(action, AnswerHere | AnswerThere) else None
 
 
 class AsyncClient:
@@ -73,7 +78,8 @@ class AsyncClient:
     timeout: seconds for a whole turn.  max_retries: further attempts at the node before the first token.
     offline: no connection beyond loopback; ``HYBRID_OFFLINE=1`` has the same effect and cannot be undone here.
     engine: anything with the ``Engine`` protocol, instead of the on-device model.  on_event: sees every event.
-    models: folder of the model store.  scorer: another router.  transport: carries sealed bytes instead of gRPC. Raises ConfigurationError for a value that means nothing.
+    models: folder of the model store.  scorer: another router.  transport: carries sealed bytes instead of gRPC.
+    Raises ConfigurationError for a value that means nothing.
     """
 
     def __init__(
@@ -133,7 +139,7 @@ class AsyncClient:
         temperature: float | None = None,
         seed: int | None = None,
         stop: Sequence[str] = (),
-        timeout: "Timeout | float | None" = None,
+        timeout: "Timeout | float | None" = None,  # noqa: ASYNC109 - the same name as everywhere else
     ) -> "Reply":
         """Answer once, when the whole reply has passed every check.
 
@@ -278,152 +284,9 @@ class AsyncClient:
             raise ConfigurationError("this client was closed", hint="make a new one")
 
 
-class Running:
-    """A turn under way: its state, its events, and who wants to know when it ends."""
-
-    def __init__(
-        self,
-        turn: Turn,
-        events: AsyncIterator[Event],
-        *,
-        on_event: Callable[[Event], None] | None,
-        on_end: Callable[[Turn], None] | None,
-    ) -> None:
-        self.turn = turn
-        self.on_event = on_event
-        self._events = events
-        self._on_end = on_end
-
-    async def pump(self, put: Callable[[Event | BaseException | None], None]) -> None:
-        """Drive the turn to its end: every event, then None or the failure. Cancelling this task stops the turn."""
-        try:
-            async with contextlib.aclosing(self._events) as events:  # type: ignore[type-var]
-                async for event in events:
-                    put(event)
-            end: BaseException | None = None
-        except asyncio.CancelledError:
-            end = self.turn.cancelled()
-        except Exception as error:  # noqa: BLE001 - carried to the caller, who raises it
-            end = error
-        if self._on_end is not None:
-            self._on_end(self.turn)
-        put(end)
-
-
-class Folded:
-    """What a stream's events add up to so far."""
-
-    def __init__(self) -> None:
-        self._parts: list[str] = []
-        self.decision: Decision | None = None
-        self.reply: Reply | None = None
-
-    @property
-    def text(self) -> str:
-        """The text shown so far; it stays readable after a failure or a stop."""
-        return "".join(self._parts)
-
-    @property
-    def route(self) -> Route | None:
-        """Who answers; None before the decision."""
-        return self.decision.route if self.decision else None
-
-    def _fold(self, event: Event) -> None:
-        match event:
-            case RouteDecided():
-                self.decision = event.decision
-            case TextDelta():
-                self._parts.append(event.text)
-            case Handoff():
-                self.decision = event.decision or self.decision
-                if event.restart:
-                    self._parts.clear()
-            case Done():
-                self.reply = event.reply
-
-
-class AsyncStream(Folded):
-    """The events of one turn. Iterate it, or use it as a context manager; leaving the block stops the turn."""
-
-    def __init__(self, start: "Callable[[], Running]") -> None:
-        super().__init__()
-        self._start = start
-        self._queue: asyncio.Queue[Event | BaseException | None] = asyncio.Queue()
-        self._running: Running | None = None
-        self._task: asyncio.Task[None] | None = None
-        self._over = False
-
-    def __aiter__(self) -> Self:
-        return self
-
-    async def __anext__(self) -> Event:
-        if self._over:
-            raise StopAsyncIteration
-        item = await self._next()
-        if item is None:
-            self._over = True
-            raise StopAsyncIteration
-        if isinstance(item, BaseException):
-            self._over = True
-            raise item
-        self._fold(item)
-        if self._running is not None and self._running.on_event is not None:
-            self._running.on_event(item)
-        return item
-
-    async def _next(self) -> "Event | BaseException | None":
-        if self._task is None:
-            self._begin()
-        return await self._queue.get()
-
-    def _begin(self) -> None:
-        self._running = self._start()
-        self._task = asyncio.get_running_loop().create_task(self._running.pump(self._queue.put_nowait))
-
-    async def text_deltas(self) -> AsyncIterator[str]:
-        """Yield the text alone, as it comes."""
-        async for event in self:
-            if isinstance(event, TextDelta):
-                yield event.text
-
-    async def final(self) -> "Reply":
-        """Run to the end and return the reply. Raises what the turn raises."""
-        async for _ in self:
-            pass
-        return finished(self)
-
-    async def cancel(self) -> None:
-        """Stop the turn and wait until the engine has let it go. What was shown stays in ``text`` and ``reply``."""
-        if self._task is None or self._over:
-            self._over = True
-            return
-        self._task.cancel()
-        await asyncio.wait({self._task})
-        self._over = True
-        if self._running is not None:
-            self.reply = self._running.turn.reply
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self.cancel()
-
-
 def one_turn(system: str | None) -> dict[str, Any]:
     """Return what a call outside any conversation runs in: a transcript of its own, forgotten afterwards."""
     return {"transcript": Transcript(system=system), "keep": False}
-
-
-def finished(stream: Folded) -> "Reply":
-    """Return the reply of a stream that ran to its end. Raises GenerationCancelled when it was stopped before."""
-    if stream.reply is None or stream.reply.finish_reason == "cancelled":
-        error = GenerationCancelled("this turn was stopped")
-        error.partial = stream.text
-        raise error
-    return stream.reply
 
 
 def from_config(settings: config.Config, given: Mapping[str, Any]) -> dict[str, Any]:

@@ -4,40 +4,36 @@ Events cross from the loop thread to the caller's by a queue; consent is asked o
 can be asked there and Ctrl-C works. Ctrl-C stops the turn, waits until the engine has let it go, and goes on up.
 """
 
-import asyncio
 import contextlib
-import os
 import queue
-import threading
 import weakref
-from collections.abc import Callable, Coroutine, Iterator, Sequence
-from concurrent.futures import Future, InvalidStateError
-from contextvars import ContextVar
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self
 
 from . import config
-from .aio import FORKED, AsyncClient, Folded, Prompt, Running, finished, from_config, one_turn
+from .aio import AsyncClient, Prompt, from_config, one_turn
+from .consent import CallersConsent, Question
 from .conversation import Session
-from .errors import ConfigurationError
 from .events import Event, TextDelta
+from .loop import STOP_WAIT_S, LoopThread
 from .routing.labels import Source
 from .routing.policy import Mode
+from .streaming import Folded, Running, finished
 from .wire.types import Engine, Route
 
 if TYPE_CHECKING:
+    from concurrent.futures import Future
+
     from .driver import NodeAddress
     from .exchange import Timeout, Transport
-    from .gate import Consent, HandoffPlan
+    from .gate import Consent
     from .reply import Reply
     from .routing.complexity import Scorer
     from .routing.decision import Decision
     from .routing.signals import Availability
     from .trust.policy import Policy
-
-T = TypeVar("T")
-STOP_WAIT_S = 10.0  # for an engine to let a stopped turn go; it takes one token
 
 
 class Client:
@@ -65,7 +61,7 @@ class Client:
         scorer: "Scorer | None" = None,
         transport: "Transport | None" = None,
     ) -> None:
-        self._consent = _CallersConsent(on_handoff) if callable(on_handoff) else None
+        self._consent = CallersConsent(on_handoff) if callable(on_handoff) else None
         self._on_event = on_event
         self._async = AsyncClient(
             model=model,
@@ -83,7 +79,7 @@ class Client:
             scorer=scorer,
             transport=transport,
         )
-        self._loop = _LoopThread()
+        self._loop = LoopThread()
         self._end = weakref.finalize(self, _close, self._async, self._loop)  # also at interpreter exit
 
     @classmethod
@@ -205,17 +201,17 @@ class Stream(Folded):
 
     def __init__(
         self,
-        loop: "_LoopThread",
+        loop: "LoopThread",
         start: Callable[[], Running],
         on_event: Callable[[Event], None] | None,
-        consent: "_CallersConsent | None",
+        consent: "CallersConsent | None",
     ) -> None:
         super().__init__()
         self._loop = loop
         self._start = start
         self._on_event = on_event
         self._consent = consent
-        self._queue: queue.SimpleQueue[Event | BaseException | _Question | None] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[Event | BaseException | Question | None] = queue.SimpleQueue()
         self._running: Running | None = None
         self._job: Future[None] | None = None
         self._over = False
@@ -228,7 +224,7 @@ class Stream(Folded):
             if self._over:
                 raise StopIteration
             item = self._next()
-            if isinstance(item, _Question):
+            if isinstance(item, Question):
                 item.answer()
                 continue
             if item is None:
@@ -275,7 +271,7 @@ class Stream(Folded):
         if self._job is not None:
             self._job.cancel()  # a stream nobody holds any more must not keep the engine busy
 
-    def _next(self) -> "Event | BaseException | _Question | None":
+    def _next(self) -> "Event | BaseException | Question | None":
         if self._job is None:
             self._running = self._start()
             self._job = self._loop.submit(_pump(self._running, self._queue, self._consent))
@@ -290,7 +286,7 @@ class Stream(Folded):
         with contextlib.suppress(queue.Empty):
             while True:
                 item = self._queue.get(timeout=STOP_WAIT_S)
-                if isinstance(item, _Question):
+                if isinstance(item, Question):
                     item.refuse()
                 elif item is None or isinstance(item, BaseException):
                     return
@@ -298,141 +294,12 @@ class Stream(Folded):
 
 async def _pump(
     running: Running,
-    events: "queue.SimpleQueue[Event | BaseException | _Question | None]",
-    consent: "_CallersConsent | None",
+    events: "queue.SimpleQueue[Event | BaseException | Question | None]",
+    consent: "CallersConsent | None",
 ) -> None:
     with contextlib.nullcontext() if consent is None else consent.asking(events.put):
         await running.pump(events.put)
 
 
-class _Question:
-    """A hand-off plan that waits for somebody's yes or no."""
-
-    def __init__(self, ask: "Callable[[HandoffPlan], bool]", plan: "HandoffPlan") -> None:
-        self._ask = ask
-        self._plan = plan
-        self.said: Future[bool] = Future()
-
-    def answer(self) -> None:
-        """Ask on this thread. What the callback raises goes on up here, and counts as a no there."""
-        try:
-            said = self._ask(self._plan) is True
-            with contextlib.suppress(InvalidStateError):  # the turn has ended meanwhile
-                self.said.set_result(said)
-        except BaseException:
-            self.refuse()
-            raise
-
-    def refuse(self) -> None:
-        """Answer no."""
-        with contextlib.suppress(InvalidStateError):
-            self.said.set_result(False)
-
-
-class _CallersConsent:
-    """Carries a plan from the gate to the thread that runs the turn, and its answer back."""
-
-    def __init__(self, ask: "Callable[[HandoffPlan], bool]") -> None:
-        self._ask = ask
-        self._open: ContextVar[Callable[[_Question], None]] = ContextVar("asker")
-
-    def __call__(self, plan: "HandoffPlan") -> bool:
-        """Hand the plan over and wait for the answer; the gate calls this on a thread of its own."""
-        question = _Question(self._ask, plan)
-        self._open.get()(question)
-        return question.said.result()
-
-    @contextlib.contextmanager
-    def asking(self, put: "Callable[[_Question], None]") -> Iterator[None]:
-        """Send this turn's questions to ``put``; whatever is unanswered when the turn ends counts as a no."""
-        asked: list[_Question] = []
-
-        def forward(question: _Question) -> None:
-            asked.append(question)
-            put(question)
-
-        token = self._open.set(forward)
-        try:
-            yield
-        finally:
-            self._open.reset(token)
-            for question in asked:
-                question.refuse()
-
-
-class _LoopThread:
-    """An event loop on a daemon thread, started when first needed."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._thread: threading.Thread | None = None
-        self._pid = os.getpid()
-        self._stopped = False
-
-    def submit(self, work: Coroutine[Any, Any, T]) -> "Future[T]":
-        """Start work on the loop. Raises ConfigurationError in a forked child or after the client was closed."""
-        try:
-            return asyncio.run_coroutine_threadsafe(work, self._running())
-        except BaseException:
-            work.close()
-            raise
-
-    def run(self, work: Coroutine[Any, Any, T]) -> T:
-        """Run work to its end; Ctrl-C cancels it."""
-        job = self.submit(work)
-        try:
-            return job.result()
-        except KeyboardInterrupt:
-            job.cancel()
-            raise
-
-    def stop(self, last: Callable[[], Coroutine[Any, Any, None]]) -> None:
-        """Run ``last``, cancel what is left, end the thread. In a forked child there is nothing to end."""
-        with self._lock:
-            loop, thread, self._stopped = self._loop, self._thread, True
-            self._loop = None
-        if loop is None or thread is None or os.getpid() != self._pid or not thread.is_alive():
-            return
-        ended = asyncio.run_coroutine_threadsafe(_wind_up(last), loop)
-        if threading.current_thread() is not thread:
-            with contextlib.suppress(TimeoutError):
-                ended.result(STOP_WAIT_S)
-            loop.call_soon_threadsafe(loop.stop)
-            thread.join(STOP_WAIT_S)
-
-    def _running(self) -> asyncio.AbstractEventLoop:
-        if os.getpid() != self._pid:
-            raise ConfigurationError(FORKED, hint="make a new client in the child process")
-        with self._lock:
-            if self._stopped:
-                raise ConfigurationError("this client was closed", hint="make a new one")
-            if self._loop is None:
-                self._loop = asyncio.new_event_loop()
-                self._thread = threading.Thread(target=_serve, args=(self._loop,), daemon=True, name="hybrid-client")
-                self._thread.start()
-            return self._loop
-
-
-def _serve(loop: asyncio.AbstractEventLoop) -> None:
-    asyncio.set_event_loop(loop)
-    try:
-        loop.run_forever()
-    finally:
-        loop.close()
-
-
-async def _wind_up(last: Callable[[], Coroutine[Any, Any, None]]) -> None:
-    """Stop every turn, then let go of model and connection."""
-    others = asyncio.all_tasks() - {asyncio.current_task()}
-    for task in others:
-        task.cancel()
-    await asyncio.gather(*others, return_exceptions=True)
-    await last()
-    loop = asyncio.get_running_loop()
-    await loop.shutdown_asyncgens()
-    await loop.shutdown_default_executor()
-
-
-def _close(client: AsyncClient, loop: _LoopThread) -> None:
+def _close(client: AsyncClient, loop: LoopThread) -> None:
     loop.stop(client.close)

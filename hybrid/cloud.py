@@ -114,6 +114,7 @@ class GrpcTransport:
         self._roots = root_certificates
         self._channel: grpc.aio.Channel | None = None
         self._peer: Peer | None = None
+        self._connecting = asyncio.Lock()
 
     @property
     def peer_is_loopback(self) -> bool:
@@ -167,20 +168,27 @@ class GrpcTransport:
 
         Raises APIConnectionError, or APITimeoutError(phase="connect"); nothing was sent then.
         """
-        if self._channel is not None:
-            if self._channel.get_state() is grpc.ChannelConnectivity.READY:
+        async with self._connecting:
+            try:
+                async with asyncio.timeout(self._connect_s):
+                    return await self._reused() or await self._first_that_answers()
+            except APIConnectionError:
+                raise
+            except TimeoutError:
+                raise _slow(self.address) from None
+
+    async def _reused(self) -> grpc.aio.Channel | None:
+        """Return the held channel if it still connects. An idle one may carry other calls to their end: keep it."""
+        if self._channel is not None and await _ready(self._channel):
+            return self._channel
+        await self.close()
+        return None
+
+    async def _first_that_answers(self) -> grpc.aio.Channel:
+        for peer in await peers_of(self._parsed, self._resolver):
+            if await self._try(peer) and self._channel is not None:
                 return self._channel
-            await self.close()
-        try:
-            async with asyncio.timeout(self._connect_s):
-                for peer in await peers_of(self._parsed, self._resolver):
-                    if await self._try(peer):
-                        break
-        except TimeoutError:
-            raise _slow(self.address) from None
-        if self._channel is None:
-            raise await self._refusal()
-        return self._channel
+        raise await self._refusal()
 
     async def _try(self, peer: Peer) -> bool:
         channel = self._open(peer)

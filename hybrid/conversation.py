@@ -7,24 +7,26 @@ turn. Nothing is written to disk unless ``save`` is called; labels are saved wit
 import json
 import os
 import secrets
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .core import Labelled
+from .compose import Labelled
 from .errors import ConfigurationError
 from .routing.labels import LabelReason, Segment, derived
 from .routing.policy import Mode
 from .wire.types import Message, Role, Route
 
 if TYPE_CHECKING:
-    from .aio import AsyncClient, AsyncStream
+    from collections.abc import Sequence
+
+    from .aio import AsyncClient
     from .client import Client, Stream
     from .core import Turn
     from .reply import Reply
     from .routing.decision import Decision
     from .routing.labels import Source
+    from .streaming import AsyncStream
 
 FORMAT = "hybrid-conversation-1"
 PRIVATE_MODE = 0o600

@@ -7,13 +7,14 @@ import asyncio
 import contextlib
 import dataclasses
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from ipaddress import ip_address
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from .core import AnswerHere, AnswerThere, Ask, Outcome, Turn, estimate_tokens, overflow, settle_tokens
+from .compose import Ask, estimate_tokens, overflow, settle_tokens
+from .core import AnswerHere, AnswerThere, Outcome, Turn
 from .errors import APITimeoutError, ConfigurationError, UnavailableError
 from .events import NodeVerified, Retry
 from .exchange import Timeout
@@ -35,6 +36,7 @@ NO_NODE = RouteState(
 )
 OFFLINE = RouteState(available=False, reason="offline", fix="unset HYBRID_OFFLINE, or use a node on this machine")
 NEVER = RouteState(available=False, reason="policy_forbids", fix="set on_handoff to 'always' or 'ask'")
+Item = Chunk | NodeVerified | Retry | Outcome
 NEAR_LIMIT = 0.25  # of a window: nearer than this an estimate is replaced by a count, where one is to be had
 
 
@@ -118,15 +120,8 @@ class Driver:
         self._given = engine
         self._device: DeviceModel | None = None
         self._cloud: CloudEngine | None = None
-        self._gate: Gate | None = None
+        self.gate = Gate(settings.on_handoff)  # the one gate every byte made from a request passes
         self._clearing = asyncio.Lock()
-
-    @property
-    def gate(self) -> Gate:
-        """The one gate every byte made from a request passes."""
-        if self._gate is None:
-            self._gate = Gate(self.settings.on_handoff)
-        return self._gate
 
     def engine(self) -> Engine:
         """Return what answers on the device. Raises UnavailableError or ConfigurationError."""
@@ -194,17 +189,15 @@ class Driver:
 
     async def answer(
         self, action: AnswerHere | AnswerThere, turn: Turn, limits: Timeout | float | None = None
-    ) -> AsyncIterator[Chunk | NodeVerified | Retry | Outcome]:
+    ) -> AsyncGenerator[Item, None]:
         """Run one route to its end: what it yields, then an ``Outcome``. Closing it cancels the route."""
         limit = self.settings.timeout if limits is None else limits
         route = self._here(action, limit) if isinstance(action, AnswerHere) else self._there(action, turn, limit)
-        async with contextlib.aclosing(route) as items:  # type: ignore[type-var]
+        async with contextlib.aclosing(route) as items:
             async for item in items:
                 yield item
 
-    async def _here(
-        self, action: AnswerHere, limit: Timeout | float | None
-    ) -> AsyncIterator[Chunk | NodeVerified | Retry | Outcome]:
+    async def _here(self, action: AnswerHere, limit: Timeout | float | None) -> AsyncGenerator[Item, None]:
         engine = self.engine()
         request = dataclasses.replace(action.request, sampling=await self._sampling(action))
         deadline = None if limit is None else time.monotonic() + as_timeout(limit).total
@@ -224,12 +217,11 @@ class Driver:
 
     async def _there(
         self, action: AnswerThere, turn: Turn, limit: Timeout | float | None
-    ) -> AsyncIterator[Chunk | NodeVerified | Retry | Outcome]:
+    ) -> AsyncGenerator[Item, None]:
         from .remote import CloudResult
 
         cloud = self.cloud()
         nodes = await cloud.nodes()
-        attest_s = cloud.attest_s
         self._check_fits(action.request, nodes[0])
         plan = self.gate.plan(
             action.request, action.labels, action.decision, nodes, address=cloud.address, withheld=action.withheld
@@ -237,7 +229,7 @@ class Driver:
         cleared = await self._clear(action, nodes, plan)
         result: CloudResult | None = None
         try:
-            async with contextlib.aclosing(cloud.stream(cleared, timeout=as_timeout(limit))) as events:
+            async with contextlib.aclosing(cloud.stream(cleared, limits=as_timeout(limit))) as events:
                 async for event in events:
                     if isinstance(event, CloudResult):
                         result = event
@@ -251,7 +243,7 @@ class Driver:
             yield Outcome(
                 model=result.node.model.model_id,
                 receipt=result.receipt,
-                attest_s=attest_s,
+                attest_s=result.attest_s,
                 network_s=result.network_s,
             )
 

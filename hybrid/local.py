@@ -199,8 +199,8 @@ class DeviceModel:
     Implements the ``Engine`` protocol. The weights are freed when its last user closes it.
     """
 
-    _open: "ClassVar[dict[_Key, tuple[Engine, int]]]" = {}
-    _lock = threading.Lock()
+    _open: ClassVar["dict[_Key, tuple[Engine, int]]"] = {}
+    _lock: ClassVar[threading.Lock] = threading.Lock()
 
     def __init__(self, store: "Store", installed: "Installed") -> None:
         self._store = store

@@ -4,6 +4,7 @@ Loopback is a property of the address that gets connected, never of a name (SPEC
 """
 
 import asyncio
+import contextlib
 import ipaddress
 import re
 import socket
@@ -90,4 +91,6 @@ async def diagnose_tls(address: Address, roots: bytes | None, within_s: float) -
     except (OSError, TimeoutError):
         return ""
     writer.close()
+    with contextlib.suppress(OSError):  # ssl.SSLError is one
+        await writer.wait_closed()
     return ""

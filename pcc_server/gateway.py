@@ -61,6 +61,7 @@ class Gateway:
         self._idle = asyncio.Event()
         self._idle.set()
         self.health = Health()
+        self.published = asyncio.Event()
 
     # --- link --------------------------------------------------------------------------------------
 
@@ -75,6 +76,7 @@ class Gateway:
         elif frame.kind is Kind.PUBLISH:
             self._publication = Publication.decode(frame.payload)
             self._parts = split_parts(self._publication.reply)
+            self.published.set()
         if frame.stream == LINK_STREAM:
             self._last_beat = self._loop.time()
             self._judge()
@@ -338,6 +340,13 @@ def _bind(server: aio.Server, settings: Settings) -> int:
     return server.add_secure_port(settings.listen, grpc.ssl_server_credentials([pair]))
 
 
+async def _either(*events_: asyncio.Event) -> None:
+    waits = [asyncio.ensure_future(event.wait()) for event in events_]
+    await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+    for wait in waits:
+        wait.cancel()
+
+
 async def _main(inherited: child.Inherited) -> None:
     settings = inherited.settings
     gateway = Gateway(settings)
@@ -361,6 +370,7 @@ async def _main(inherited: child.Inherited) -> None:
     child.on_control(inherited.control, told, ended)
     child.silence()
     await server.start()
+    await _either(gateway.published, stop)
     control.write(inherited.control, facts={"listen": listen})
     await stop.wait()
     gateway.health.close()

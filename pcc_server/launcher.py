@@ -40,6 +40,7 @@ class Launcher:
         self._ready = False
         self._signals = 0
         self._exit: int | None = None
+        self._last_words = ""
 
     def run(self) -> int:
         """Serve until a signal or a failure."""
@@ -52,6 +53,8 @@ class Launcher:
             self._end_children()
             woken.close()
             self._selector.close()
+        if self._last_words:
+            self._notices.failure(self._last_words)
         self._notices.stopped(self._exit)
         return self._exit
 
@@ -133,7 +136,7 @@ class Launcher:
         if child.program is Program.GATEWAY and self._signals and child.process.returncode == 0:
             self._exit = 0
         elif self._failure:
-            self._notices.failure(str(self._failure["message"]))
+            self._last_words = str(self._failure["message"])
             self._exit = int(self._failure["exit_code"])
         else:
             self._lost(child)
@@ -141,12 +144,12 @@ class Launcher:
     def _lost(self, child: Child) -> None:
         events.emit(Event.CHILD_ENDED, program=child.program, status=child.process.returncode)
         if self._ready:
-            self._notices.failure(f"the {child.program} {child.how_it_ended()}; start the node again")
+            self._last_words = f"the {child.program} {child.how_it_ended()}; start the node again"
             self._exit = FAULT_EXIT
         else:
             self._drain_said(child)
             self._notices.early(child.early)
-            self._notices.failure(f"the {child.program} {child.how_it_ended()} before the node was ready")
+            self._last_words = f"the {child.program} {child.how_it_ended()} before the node was ready"
             self._exit = UNAVAILABLE_EXIT
 
     def _end_children(self) -> None:

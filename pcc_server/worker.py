@@ -8,6 +8,7 @@ import os
 import sys
 from typing import Any
 
+from hybrid.wire.encoding import deployment_name
 from hybrid.wire.envelope import RequestOpener
 from hybrid.wire.errors import ErrorCode, Malformed, SealedCode
 from hybrid.wire.evidence import ModelEntry
@@ -17,7 +18,7 @@ from .answer import Answer, Kitchen
 from .config import Settings, config_digest
 from .engines import Loaded, open_engine
 from .entry import Entry, Served
-from .errors import DeadlinePassed, Refused
+from .errors import CONFIG_EXIT, DeadlinePassed, Refused, StartFailure
 from .events import Event, Phase
 from .keys import KeyRing
 from .link import LINK_STREAM, Frame, Kind, Link, OpenStream
@@ -152,6 +153,15 @@ class Worker:
             raise Refused(refusal.code, refusal.retry_ms)
 
 
+def _check_names(settings: Settings) -> None:
+    try:
+        deployment_name(settings.deployment)
+    except Malformed:
+        raise StartFailure(
+            f"--deployment takes a lower-case DNS name, not {settings.deployment!r}", CONFIG_EXIT
+        ) from None
+
+
 def _served(settings: Settings, model: ModelEntry, loaded: Loaded) -> Served:
     return Served(
         deployment=settings.deployment,
@@ -172,6 +182,7 @@ async def _main(inherited: child.Inherited) -> None:
         stop.set()
 
     child.on_control(inherited.control, lambda _: None, ended)
+    _check_names(settings)
     events.emit(Event.PHASE, phase=Phase.LOAD)
     loaded = await asyncio.to_thread(open_engine, settings)
     events.emit(Event.PHASE, phase=Phase.ATTEST)

@@ -16,12 +16,18 @@ _LFS_FROM = 1 << 16  # larger files have the hash of their content as etag, as o
 
 @dataclass
 class Hub:
-    """One repository. cut: path -> bytes after which its first GET is cut; log: (method, path, Range) of requests."""
+    """One repository.
+
+    cut: path -> bytes after which its first GET is cut.  stall: the same, but it falls silent until ``release``.
+    log: (method, path, Range) of each request.
+    """
 
     repo: str
     files: dict[str, bytes]
     url: str = ""
     cut: dict[str, int] = field(default_factory=dict)
+    stall: dict[str, int] = field(default_factory=dict)
+    release: threading.Event = field(default_factory=threading.Event)
     log: list[tuple[str, str, str | None]] = field(default_factory=list)
 
     def gets(self, path: str) -> list[str | None]:
@@ -78,32 +84,53 @@ class _Handler(BaseHTTPRequestHandler):
             start = int(asked.removeprefix("bytes=").partition("-")[0])
             headers["Content-Range"] = f"bytes {start}-{len(data) - 1}/{len(data)}"
             data, status = data[start:], 206
-        self._send(status, data, headers, body=body, cut=self.hub.cut.pop(name, None) if body else None)
+        if body and name in self.hub.stall:
+            self._send(status, data, headers, body=True, cut=self.hub.stall.pop(name), wait=self.hub.release)
+        else:
+            self._send(status, data, headers, body=body, cut=self.hub.cut.pop(name, None) if body else None)
 
-    def _send(self, status: int, data: bytes, headers: dict[str, str], *, body: bool, cut: int | None = None) -> None:
+    def _send(
+        self,
+        status: int,
+        data: bytes,
+        headers: dict[str, str],
+        *,
+        body: bool,
+        cut: int | None = None,
+        wait: threading.Event | None = None,
+    ) -> None:
         self.send_response(status)
         for key, value in {**headers, "Content-Length": str(len(data))}.items():
             self.send_header(key, value)
         self.end_headers()
         if body:
             self.wfile.write(data if cut is None else data[:cut])
+        if wait:
+            wait.wait()
         if cut is not None:
             self.connection.shutdown(socket.SHUT_RDWR)
             self.close_connection = True
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Stay silent when a client that was killed drops its connection."""
 
 
 @contextmanager
 def fake_hub(repo: str, files: dict[str, bytes]) -> Iterator[Hub]:
     """Serve one repository on a free loopback port until the block ends."""
     hub = Hub(repo=repo, files=files)
-    server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"hub": hub}))
-    server.daemon_threads = True
+    server = _Server(("127.0.0.1", 0), type("Handler", (_Handler,), {"hub": hub}))
     hub.url = f"http://127.0.0.1:{server.server_address[1]}"
     thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
     thread.start()
     try:
         yield hub
     finally:
+        hub.release.set()
         server.shutdown()
         server.server_close()
         thread.join()

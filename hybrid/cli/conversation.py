@@ -43,7 +43,7 @@ class Conversation:
         self.screen = screen
         self.wish = wish
         self.consent = consent
-        self.files: list[Source] = list(read_files([f for f in wish.files if f != "-"], wish.max_route))
+        self.files: list[Source] = list(read_files(wish.files, wish.max_route))
         self.asked: Asked | None = None
         self._opening = opening
         self._lines = lines

@@ -13,7 +13,7 @@ from hybrid.cli.terminal import CLEAR_LINE, Screen, safe, talk
 from hybrid.wire.types import Route
 
 if TYPE_CHECKING:
-    from hybrid.events import Event
+    from hybrid.events import Event, Handoff
     from hybrid.reply import Egress, Reply
     from hybrid.routing.decision import Decision
 
@@ -23,6 +23,7 @@ KEPT = ("■", "kept on device", "yellow")
 PRIVATE_TIER = 2  # below it nobody may read "private from the operator" without NOT
 REDRAW_S = 0.1
 KILO = 1000
+ROUTE_NAMES = {"on_device": "on the device", "private_cloud": "in the private cloud"}
 
 
 def size(count: float) -> str:
@@ -186,6 +187,14 @@ def progress_text(event: "Event") -> str:
         case Retry():
             return f"… again, attempt {event.attempt} ({event.cause})"
         case Handoff():
-            return f"… handed over to {event.to} ({event.reason})"
+            return _change_of_sides(event)
         case _:
             return ""
+
+
+def _change_of_sides(event: "Handoff") -> str:
+    """Say who answers now; where a route failed first, that and why."""
+    to, reason = ROUTE_NAMES[event.to], event.reason.replace("_", " ")
+    if event.decision is None:
+        return f"… going on {to} ({reason})"
+    return f"note: no answer {ROUTE_NAMES[event.from_]} ({reason}); answered {to} instead"

@@ -44,7 +44,7 @@ def obey(chat: "Conversation", line: str) -> None:
     """
     name, _, rest = line.strip().partition(" ")
     if name not in COMMANDS:
-        near = get_close_matches(name, COMMANDS, n=1)
+        near = get_close_matches(name, COMMANDS, n=1, cutoff=0.7)
         hint = (
             f"did you mean {near[0]}?"
             if near

@@ -9,7 +9,7 @@ from .complexity import Score, Scorer
 from .counterfactual import find
 from .decision import Decision, Layer, Reason
 from .features import extract
-from .labels import PERSONAL_KINDS, LabelReason, Labels, Outgoing, Segment, outgoing
+from .labels import OPEN_KINDS, PERSONAL_KINDS, LabelReason, Labels, Outgoing, Segment, outgoing
 from .layers import MAX_THRESHOLD, Facts, choose, narrow
 from .policy import Allowed, Mode
 from .signals import Signals
@@ -64,7 +64,7 @@ def decide(
     score = rescore(tokens)
     facts = Facts(
         block=block,
-        kind=blocking.kind if blocking and blocking.why is LabelReason.SOURCE else "",
+        kind=_kind(blocking) if blocking and blocking.why is LabelReason.SOURCE else "",
         mode=Mode(mode),
         signals=signals,
         score=score or UNSCORED,
@@ -112,15 +112,18 @@ _PROVENANCE = {
     LabelReason.UNLABELLED: "text without a label stays on the device",
     LabelReason.UNKNOWN_LABEL: "text with an unknown label stays on the device",
 }
-_NAMED_KINDS = PERSONAL_KINDS | {"text", "file"}
 
 
 def _block(segment: Segment) -> Reason:
     if segment.why in _DETECTED:
         return Reason(code=str(segment.why), layer=Layer.PRIVACY, text=_DETECTED[segment.why])
-    kind = segment.kind if segment.kind in _NAMED_KINDS else "text"
-    text = _PROVENANCE.get(segment.why, f"{kind} in this turn is limited to the device")
+    text = _PROVENANCE.get(segment.why, f"{_kind(segment)} in this turn is limited to the device")
     return Reason(code="label", layer=Layer.PRIVACY, text=text)
+
+
+def _kind(segment: Segment) -> str:
+    """Return the kind of a source if it is one of ours: a kind nobody knows could be anything."""
+    return segment.kind if segment.kind in PERSONAL_KINDS | OPEN_KINDS else "text"
 
 
 def _refusal(facts: Facts, allowed: Allowed, blocking: Segment | None) -> NoRoute:

@@ -5,7 +5,7 @@ import re
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 
-from hybrid.core import overflow
+from hybrid.compose import overflow
 from hybrid.wire.types import Chunk, EngineTiming, FinishReason, GenerateRequest, Usage
 
 PIECES = re.compile(r"\S+\s*|\s+")
@@ -51,7 +51,7 @@ class FakeEngine:
         return self._context_size
 
     async def generate(self, request: GenerateRequest, *, partition: str = "default") -> AsyncIterator[Chunk]:
-        """Play the next line of the script. Raises ContextOverflowError when the request has more words than context."""
+        """Play the next line of the script. Raises ContextOverflowError when there are more words than context."""
         line = self._script[min(len(self.requests), len(self._script) - 1)]
         self.requests.append(request)
         self.partitions.append(partition)

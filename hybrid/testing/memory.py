@@ -5,9 +5,8 @@ look for what must never have left.
 """
 
 import hashlib
-import random
 import time
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Mapping
 
 from hybrid.errors import APIConnectionError, HybridError
 from hybrid.remote_errors import refused
@@ -31,24 +30,39 @@ from hybrid.wire.types import Engine, FinishReason, GenerateRequest, Usage
 from .engine import FakeEngine
 
 EPOCH_S = 300
-Tamper = Callable[[list[bytes]], list[bytes]]
+
+
+def _flipped(messages: list[bytes]) -> list[bytes]:
+    middle = len(messages) // 2
+    data = bytearray(messages[middle])
+    data[-FRAME_BYTES // 2] ^= 1
+    return [*messages[:middle], bytes(data), *messages[middle + 1 :]]
+
+
+# What a hostile or broken way from the node does to its messages: head, data..., usage, receipt and final frame.
+FAULTS: Mapping[object, Callable[[list[bytes]], list[bytes]]] = {
+    "cut_stream": lambda messages: messages[: len(messages) // 2],
+    "no_final": lambda messages: messages[:-1],
+    "flip_bit": _flipped,
+    "reorder": lambda messages: [messages[0], messages[2], messages[1], *messages[3:]],
+    "duplicate": lambda messages: [*messages[:2], messages[1], *messages[2:]],
+}
 
 
 class MemoryTransport:
     """A stateless node behind a ``Transport``, answering with an engine of your choice.
 
-    engine: a ``FakeEngine`` by default, with context ``context_tokens``.  fault: a name of ``FAULTS``, an error to raise
-    in place of an answer, or a refusal's ``ErrorCode``; it strikes every exchange until it is set to None.
+    engine: a ``FakeEngine`` by default, with context ``context_tokens``.  fault: of ``FAULTS``, or ``no_directory``,
+    ``other_key``, an error to raise in place of an answer, the ``ErrorCode`` of a refusal, or the ``SealedCode`` of a
+    sealed one; it strikes every exchange until it is set to None.
     requests: everything it decrypted.  sealed: the bytes that came.  contacts: how often evidence was fetched.
     """
-
-    address = "memory:node"
 
     def __init__(
         self,
         engine: Engine | None = None,
         *,
-        fault: str | HybridError | ErrorCode | None = None,
+        fault: str | HybridError | ErrorCode | SealedCode | None = None,
         context_tokens: int = 32_768,
         address: str = "127.0.0.1:1",
         loopback: bool = True,
@@ -89,11 +103,12 @@ class MemoryTransport:
             raise refused(self.fault)
         if isinstance(self.fault, HybridError):
             raise self.fault
-        messages = [message async for message in self._answer(sealed)] if self.fault in FAULTS else None
-        if messages is None:
+        tamper = FAULTS.get(self.fault)
+        if tamper is None:
             async for message in self._answer(sealed):
                 yield message
-        for message in FAULTS[str(self.fault)](messages) if messages else ():
+            return
+        for message in tamper([message async for message in self._answer(sealed)]):
             yield message
 
     async def close(self) -> None:
@@ -107,16 +122,17 @@ class MemoryTransport:
         request = decode_request(plain)
         self.requests.append(request)
         yield encode_invoke_reply(head=sealer.head)
-        if isinstance(self.fault, str) and self.fault.startswith("sealed:"):
-            yield self._refuse(sealer, SealedCode[self.fault.removeprefix("sealed:").upper()])
+        if isinstance(self.fault, SealedCode):
+            error = SealedError(code=self.fault, first=self._context, second=self._context + 1)
+            yield encode_invoke_reply(frames=sealer.error(error))
+            yield self._finish(sealer, None)
             return
         report = UsageReport(usage=Usage(), finish=FinishReason.STOP)
         async for chunk in self.engine.generate(request, partition="node"):
             if chunk.finish_reason is None:
                 yield encode_invoke_reply(frames=sealer.data(chunk))
             else:
-                usage = chunk.usage or Usage()
-                report = UsageReport(usage=usage, finish=chunk.finish_reason, **_timing(chunk.timing))
+                report = UsageReport(usage=chunk.usage or Usage(), finish=chunk.finish_reason)
         yield encode_invoke_reply(frames=sealer.usage(report))
         yield self._finish(sealer, report)
 
@@ -131,10 +147,6 @@ class MemoryTransport:
         )
         frames, final = sealer.finish(facts, self._identity, now=self._now)
         return encode_invoke_reply(frames=frames, final=final)
-
-    def _refuse(self, sealer: ReplySealer, code: SealedCode) -> bytes:
-        frames = sealer.error(SealedError(code=code, first=self._context, second=self._context + 1))
-        return _joined(encode_invoke_reply(frames=frames), self._finish(sealer, None))
 
     def _directory(self) -> Directory:
         epoch = int(self._now() // EPOCH_S)

@@ -48,6 +48,21 @@ class SealedError:
     first: int = 0
     second: int = 0
 
+    def encode(self) -> bytes:
+        """Encode the nine bytes of an error frame."""
+        return u8(self.code) + u32(self.first) + u32(self.second)
+
+    @classmethod
+    def decode(cls, data: bytes) -> Self:
+        """Decode exactly one error. Raises Malformed."""
+        reader = Reader(data)
+        code, first, second = reader.u8(), reader.u32(), reader.u32()
+        reader.end()
+        try:
+            return cls(code=SealedCode(code), first=first, second=second)
+        except ValueError:
+            raise Malformed("an unknown sealed error") from None
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReceiptFacts:

@@ -3,13 +3,11 @@
 Each is made by the step before it (``envelope``), used once, and refuses to go on after its end.
 """
 
-import hashlib
 import hmac
 import time
 from collections.abc import Callable, Sequence
 from typing import NamedTuple, TypeAlias
 
-from .canonical import canonical_json
 from .codec import decode_chunk, decode_usage, encode_chunk, encode_usage
 from .constants import (
     DIGEST_BYTES,
@@ -18,14 +16,13 @@ from .constants import (
     HEAD_BYTES,
     RECEIPT_FRAMES,
 )
-from .encoding import Reader, digest, expand, u8, u32
+from .encoding import digest, u8, u32
 from .errors import (
     DecryptionError,
     Malformed,
     Misuse,
     ReceiptMismatch,
     ReplyOrder,
-    SealedCode,
     TruncatedStream,
     WireError,
 )
@@ -33,38 +30,13 @@ from .frames import FrameMessage, FrameOpener, FrameSealer, FrameType
 from .header import CandidateRef
 from .keys import Identity, IdentityKey
 from .receipt import STATUS_ERROR, STATUS_OK, Receipt, ReceiptFacts, SealedError, UsageReport
+from .reply_secrets import params_digest, reply_secrets
 from .types import Chunk
 
 ReplyEvent: TypeAlias = Chunk | UsageReport | SealedError
 
 _LAST_FRAMES = RECEIPT_FRAMES + 1
-_NO_PARAMS = bytes(DIGEST_BYTES)
 _MINUTE_S = 60
-
-
-class ReplySecrets(NamedTuple):
-    """What both ends derive from R_i; a tuple that shows nothing."""
-
-    key: bytes
-    base: bytes
-    commit: bytes
-    tsalt: bytes
-
-    def __repr__(self) -> str:
-        """Show nothing."""
-        return "ReplySecrets(<secret>)"
-
-
-def reply_secrets(secret: bytes, salt: bytes, *, q: bytes, index: int, ref: CandidateRef) -> ReplySecrets:
-    """Derive the secrets of one reply from R_i and the node's salt (SPEC 8)."""
-    prk = hmac.digest(salt, secret, hashlib.sha256)
-    out = expand(prk, "resp", q, salt, u8(index), *ref.parts(), length=108)
-    return ReplySecrets(out[:32], out[32:44], out[44:76], out[76:])
-
-
-def params_digest(tsalt: bytes, report: UsageReport | None) -> bytes:
-    """Salt and hash the sampling parameters as applied; zeros where no usage was reported (SPEC 9)."""
-    return digest("params", tsalt, canonical_json(report.params)) if report else _NO_PARAMS
 
 
 class ReplySealer:
@@ -96,8 +68,7 @@ class ReplySealer:
 
     def error(self, error: SealedError) -> bytes:
         """Seal the one error a reply may have; only ``finish`` may follow, with status 1."""
-        payload = u8(error.code) + u32(error.first) + u32(error.second)
-        frames = self._seal(FrameType.ERROR, payload, keep_back=_LAST_FRAMES)
+        frames = self._seal(FrameType.ERROR, error.encode(), keep_back=_LAST_FRAMES)
         self._failed = True
         return frames
 
@@ -246,7 +217,7 @@ class ReplyOpener:
             self._usage = decode_usage(payload)
             return self._usage
         if kind is FrameType.ERROR:
-            self._error = _read_error(payload)
+            self._error = SealedError.decode(payload)
             return self._error
         if kind is FrameType.RECEIPT:
             self._receipt = payload
@@ -303,13 +274,3 @@ def _whole_frames(frames: bytes) -> list[bytes]:
 
 def _same(left: bytes, right: bytes) -> bool:
     return hmac.compare_digest(left, right)
-
-
-def _read_error(payload: bytes) -> SealedError:
-    reader = Reader(payload)
-    code, first, second = reader.u8(), reader.u32(), reader.u32()
-    reader.end()
-    try:
-        return SealedError(code=SealedCode(code), first=first, second=second)
-    except ValueError:
-        raise Malformed("an unknown sealed error") from None

@@ -1,3 +1,4 @@
+from collections.abc import Sequence
 from typing import Any
 
 from device.prefix import MIN_REUSE, PrefixCache, common
@@ -14,10 +15,12 @@ class Layer:
         return self.size * 10
 
 
-def _trim(cache: list[Any], count: int) -> int:
-    for layer in cache:
-        layer.size -= count
-    return count
+def _cut(cache: Sequence[Any], surplus: int) -> list[Any]:
+    return [Layer(layer.size - surplus) for layer in cache]
+
+
+def _uncuttable(cache: Sequence[Any], surplus: int) -> list[Any] | None:
+    return None if surplus else list(cache)
 
 
 def _ids(length: int, first: int = 0) -> list[int]:
@@ -25,7 +28,7 @@ def _ids(length: int, first: int = 0) -> list[int]:
 
 
 def _keeping(limit: int = 10_000) -> PrefixCache:
-    return PrefixCache(limit, trim=_trim)
+    return PrefixCache(limit, cut=_cut)
 
 
 def test_the_longest_common_prefix_is_served_and_cut_to_length() -> None:
@@ -91,7 +94,7 @@ def test_what_is_larger_than_the_limit_is_not_kept() -> None:
 
 
 def test_a_cache_that_cannot_be_trimmed_serves_only_what_continues_it() -> None:
-    kept = PrefixCache(10_000, trim=lambda _cache, _count: 0)
+    kept = PrefixCache(10_000, cut=_uncuttable)
     kept.put("a", _ids(30), [Layer(30)])
     assert kept.take("a", [*_ids(20), 99]) == (0, None)
     assert kept.take("a", [*_ids(30), 99])[0] == 30

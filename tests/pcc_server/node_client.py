@@ -24,6 +24,7 @@ from hybrid.wire.receipt import Receipt, SealedError, UsageReport
 from hybrid.wire.types import Chunk, GenerateRequest, Message, Role, Sampling
 
 START_S = 60.0
+COMMAND = (sys.executable, "-P", "-m", "pcc_server")
 
 
 def ask(text: str, *, max_tokens: int = 8) -> GenerateRequest:
@@ -33,12 +34,20 @@ def ask(text: str, *, max_tokens: int = 8) -> GenerateRequest:
 class Node:
     """``pcc-server serve --json`` on a free port."""
 
-    def __init__(self, *options: str, engine: str = "fake", prefix: tuple[str, ...] = (), wait: bool = True) -> None:
-        words = [sys.executable, "-P", "-m", "pcc_server", "serve", "--json", "--engine", engine]
+    def __init__(
+        self,
+        *options: str,
+        engine: str = "fake",
+        prefix: tuple[str, ...] = (),
+        command: tuple[str, ...] = COMMAND,
+        wait: bool = True,
+    ) -> None:
+        words = [*command, "serve", "--json", "--engine", engine]
         words += [] if "--listen" in options else ["--listen", "127.0.0.1:0"]
         self.process = subprocess.Popen(
             [*prefix, *words, *options], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE
         )
+        self._prefixed = bool(prefix)
         self.stdout: list[str] = []
         self.stderr: list[str] = []
         self._threads = [
@@ -53,8 +62,8 @@ class Node:
 
     @staticmethod
     def _drain(pipe: Any, lines: list[str]) -> None:
-        for line in pipe:
-            lines.append(line.decode("utf-8", "replace"))
+        with pipe:
+            lines.extend(line.decode("utf-8", "replace") for line in pipe)
 
     def _wait_ready(self) -> dict[str, Any]:
         def said_ready() -> dict[str, Any] | None:
@@ -87,20 +96,21 @@ class Node:
                     parent = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
                 except OSError:
                     continue
-                if f"pcc_server.{program}".encode() in words and parent == self._launcher():
+                if f"pcc_server.{program}".encode() in words and parent == self.launcher:
                     return int(folder.name)
         raise AssertionError(f"no {program}")
 
-    def _launcher(self) -> int:
+    @property
+    def launcher(self) -> int:
         """Our child, or its child when it runs under another program."""
-        if b"pcc_server" in Path(f"/proc/{self.process.pid}/cmdline").read_bytes().split(b"\0")[:4]:
+        if not self._prefixed:
             return self.process.pid
         children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children").read_text().split()
         return int(children[0])
 
     def stop(self, timeout: float = 15.0) -> int:
         if self.process.poll() is None:
-            self.process.send_signal(signal.SIGTERM)
+            os.kill(self.launcher, signal.SIGTERM)
         code = self.process.wait(timeout)
         for thread in self._threads:
             thread.join(5)

@@ -143,7 +143,8 @@ def test_the_side_a_conversation_is_on_gets_a_margin() -> None:
     text = "What are the two offers, how do they differ, and by when?"
     by_side = {side: route(text, signals=Signals(current_route=side)) for side in (None, *Route)}
     assert by_side[None].threshold == 0.55
-    assert by_side[Route.ON_DEVICE].threshold > 0.60 > 0.50 > by_side[Route.PRIVATE_CLOUD].threshold
+    assert by_side[Route.ON_DEVICE].threshold > 0.60
+    assert by_side[Route.PRIVATE_CLOUD].threshold < 0.50
     assert by_side[Route.PRIVATE_CLOUD].route is Route.PRIVATE_CLOUD
     assert by_side[Route.PRIVATE_CLOUD].codes[0] == "conversation"
 
@@ -172,7 +173,7 @@ def test_a_close_call_is_named() -> None:
 
 
 def test_prices_that_turn_the_decision_round_are_named_first() -> None:
-    text = "Explain why the sky is blue and how rain forms"
+    text = "Explain why the sky is blue and how rain and snow form in detail"
     assert route(text).route is Route.ON_DEVICE
     tired = route(text, signals=Signals(battery=0.05, on_mains=False, low_power=True, thermal=Thermal.SERIOUS))
     assert (tired.route, tired.reasons[0].code, tired.reasons[0].layer) == (Route.PRIVATE_CLOUD, "battery", "device")

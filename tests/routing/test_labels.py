@@ -173,7 +173,7 @@ def test_a_limited_segment_that_shows_in_no_message_blocks_all_the_same() -> Non
 
 def test_a_forked_conversation_keeps_its_labels() -> None:
     req, labels = tainted_conversation()
-    fork = GenerateRequest(messages=req.messages[:2] + (Message(role=Role.USER, content="Tell me more."),))
+    fork = GenerateRequest(messages=(*req.messages[:2], Message(role=Role.USER, content="Tell me more.")))
     out = outgoing(fork, labels.plus(typed("Tell me more.")))
     assert CANARY not in "".join(m.content for m in out.request.messages)
     assert len(out.withheld) == 3

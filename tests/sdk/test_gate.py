@@ -1,4 +1,5 @@
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -6,7 +7,7 @@ from hypothesis import strategies as st
 
 from hybrid.errors import ConfigurationError, ContextOverflowError, HandoffDeclined, PolicyError
 from hybrid.gate import Cleared, Gate, wire_estimate
-from hybrid.routing.labels import Labels, LabelReason, Segment, Source, from_source, typed
+from hybrid.routing.labels import LabelReason, Labels, Segment, Source, from_source, typed
 from hybrid.trust.policy import Policy
 from hybrid.trust.verify import Verifier
 from hybrid.wire.constants import MAX_BODY_PLAIN_BYTES
@@ -26,7 +27,7 @@ def mail(text: str = "Dear Ann, the test was positive.") -> Segment:
     return from_source(Source(label="doctor.eml", text=text, kind="mail"))
 
 
-def refused(gate: Gate, *args, **kw) -> PolicyError:
+def refused(gate: Gate, *args: Any, **kw: Any) -> PolicyError:
     """Assert a refusal with zero bytes out, after the same gate has let an unlabelled request through."""
     gate.clear(asked(PROMPT), labels(), decision(), NODES)
     before = gate.bytes_sent, len(gate.records)
@@ -37,7 +38,7 @@ def refused(gate: Gate, *args, **kw) -> PolicyError:
     return caught.value
 
 
-def test_a_request_whose_segments_may_all_leave_is_cleared_and_recorded_before_any_byte():
+def test_a_request_whose_segments_may_all_leave_is_cleared_and_recorded_before_any_byte() -> None:
     gate = Gate(now=lambda: NOW)
     cleared = gate.clear(asked(PROMPT), labels(), decision(), NODES)
     (record,) = gate.records
@@ -47,14 +48,14 @@ def test_a_request_whose_segments_may_all_leave_is_cleared_and_recorded_before_a
     assert gate.bytes_sent == 0
 
 
-def test_sending_counts_the_bytes_and_fills_in_the_record():
+def test_sending_counts_the_bytes_and_fills_in_the_record() -> None:
     gate = Gate()
     cleared = gate.clear(asked(PROMPT), labels(), decision(), NODES)
     assert gate.send(cleared, b"x" * 100) == b"x" * 100
     assert gate.bytes_sent == gate.records[0].bytes_wire == 100
 
 
-def test_one_clearance_is_good_for_one_sending():
+def test_one_clearance_is_good_for_one_sending() -> None:
     gate = Gate()
     cleared = gate.clear(asked(PROMPT), labels(), decision(), NODES)
     gate.send(cleared, b"x")
@@ -63,7 +64,7 @@ def test_one_clearance_is_good_for_one_sending():
     assert gate.bytes_sent == 1
 
 
-def test_another_gates_clearance_is_worth_nothing():
+def test_another_gates_clearance_is_worth_nothing() -> None:
     cleared = Gate().clear(asked(PROMPT), labels(), decision(), NODES)
     gate = Gate()
     with pytest.raises(PolicyError):
@@ -71,37 +72,37 @@ def test_another_gates_clearance_is_worth_nothing():
     assert gate.bytes_sent == 0
 
 
-def test_a_cleared_request_cannot_be_made_elsewhere():
+def test_a_cleared_request_cannot_be_made_elsewhere() -> None:
     cleared = Gate().clear(asked(PROMPT), labels(), decision(), NODES)
     fields = {name: getattr(cleared, name) for name in Cleared.__dataclass_fields__ if name != "token"}
     with pytest.raises(TypeError, match="nowhere else"):
         Cleared(**fields, token=object())
 
 
-def test_a_label_that_forbids_it_is_refused_and_its_source_named():
+def test_a_label_that_forbids_it_is_refused_and_its_source_named() -> None:
     both = f"{mail().text}\n\n{PROMPT}"
     error = refused(Gate(), asked(both), labels(mail(), typed(PROMPT)), decision(), NODES)
     assert (error.source, error.label) == ("doctor.eml", "on_device")
     assert "positive" not in str(error)
 
 
-def test_text_no_segment_accounts_for_is_refused():
+def test_text_no_segment_accounts_for_is_refused() -> None:
     error = refused(Gate(), asked(f"{PROMPT} And one more thing."), labels(), decision(), NODES)
     assert error.source == "unlabelled text"
 
 
-def test_text_changed_after_it_was_labelled_is_refused():
+def test_text_changed_after_it_was_labelled_is_refused() -> None:
     segment = typed(PROMPT)
     object.__setattr__(segment, "text", "Something else entirely.")
     refused(Gate(), asked("Something else entirely."), labels(segment), decision(), NODES)
 
 
-def test_a_label_changed_by_a_copy_of_the_segment_still_binds():
+def test_a_label_changed_by_a_copy_of_the_segment_still_binds() -> None:
     forbidden = replace(typed(PROMPT), max_route=Route.ON_DEVICE)
     refused(Gate(), asked(PROMPT), labels(typed(PROMPT), forbidden), decision(), NODES)
 
 
-def test_every_message_is_judged_also_system_and_answer():
+def test_every_message_is_judged_also_system_and_answer() -> None:
     request = GenerateRequest(
         messages=(
             Message(role=Role.SYSTEM, content="Be brief."),
@@ -117,23 +118,23 @@ def test_every_message_is_judged_also_system_and_answer():
     assert refused(Gate(), request, labels(answer, typed(PROMPT)), decision(), NODES).source == "unlabelled text"
 
 
-def test_a_decision_for_the_device_is_never_cleared():
+def test_a_decision_for_the_device_is_never_cleared() -> None:
     refused(Gate(), asked(PROMPT), labels(), decision(Route.ON_DEVICE), NODES)
 
 
 @pytest.mark.parametrize("nodes", [(), ("127.0.0.1:8443",), MAKER.directory().nodes])
-def test_nothing_is_cleared_for_a_node_that_was_not_verified(nodes):
+def test_nothing_is_cleared_for_a_node_that_was_not_verified(nodes: Any) -> None:
     refused(Gate(), asked(PROMPT), labels(), decision(), nodes)
 
 
-def test_no_segments_at_all_clear_nothing():
+def test_no_segments_at_all_clear_nothing() -> None:
     refused(Gate(), asked(PROMPT), Labels(()), decision(), NODES)
 
 
 @pytest.mark.parametrize(
     ("consent", "by"), [("never", "configuration"), ("ask", "nobody"), (lambda _: False, "person")]
 )
-def test_a_refused_consent_is_declined_with_nothing_sent(consent, by):
+def test_a_refused_consent_is_declined_with_nothing_sent(consent: Any, by: Any) -> None:
     gate = Gate(consent)
     with pytest.raises(HandoffDeclined) as caught:
         gate.clear(asked(PROMPT), labels(), decision(), NODES)
@@ -141,7 +142,7 @@ def test_a_refused_consent_is_declined_with_nothing_sent(consent, by):
     assert gate.records == ()
 
 
-def test_an_asynchronous_callback_is_no_consent():
+def test_an_asynchronous_callback_is_no_consent() -> None:
     async def always(_: object) -> bool:
         return True
 
@@ -156,7 +157,7 @@ def test_an_asynchronous_callback_is_no_consent():
     pending[0].close()
 
 
-def test_a_callback_sees_the_plan_and_decides():
+def test_a_callback_sees_the_plan_and_decides() -> None:
     seen = []
     gate = Gate(lambda plan: seen.append(plan) is None)
     shown = gate.plan(asked(PROMPT), labels(), decision(), NODES, address="127.0.0.1:8443", withheld=("notes.txt",))
@@ -167,25 +168,25 @@ def test_a_callback_sees_the_plan_and_decides():
     assert cleared.record.withheld == ("notes.txt",)
 
 
-def test_who_asks_is_asked_under_ask():
+def test_who_asks_is_asked_under_ask() -> None:
     asker = {True: Gate("ask", ask=lambda _: True), False: Gate("ask", ask=lambda _: False)}
     assert asker[True].clear(asked(PROMPT), labels(), decision(), NODES)
     with pytest.raises(HandoffDeclined):
         asker[False].clear(asked(PROMPT), labels(), decision(), NODES)
 
 
-def test_a_plan_for_another_request_clears_nothing():
+def test_a_plan_for_another_request_clears_nothing() -> None:
     gate = Gate()
     other = gate.plan(asked("Who wrote Faust?"), labels(typed("Who wrote Faust?")), decision(), NODES)
     refused(gate, asked(PROMPT), labels(), decision(), NODES, plan=other)
 
 
-def test_a_consent_that_is_none_of_the_four_is_a_configuration_error():
+def test_a_consent_that_is_none_of_the_four_is_a_configuration_error() -> None:
     with pytest.raises(ConfigurationError):
         Gate("perhaps")
 
 
-def test_a_renewed_clearance_is_judged_and_recorded_anew_and_not_asked_about_again():
+def test_a_renewed_clearance_is_judged_and_recorded_anew_and_not_asked_about_again() -> None:
     asked_about = []
     gate = Gate(lambda plan: asked_about.append(plan) is None)
     first = gate.clear(asked(PROMPT), labels(), decision(), NODES)
@@ -196,7 +197,7 @@ def test_a_renewed_clearance_is_judged_and_recorded_anew_and_not_asked_about_aga
     assert len(gate.records) == 2
 
 
-def test_a_prompt_larger_than_any_sealed_request_names_limit_and_need_and_sends_nothing():
+def test_a_prompt_larger_than_any_sealed_request_names_limit_and_need_and_sends_nothing() -> None:
     gate = Gate()
     for size in (2_000_000, MAX_BODY_PLAIN_BYTES - 20):
         text = "x" * size
@@ -207,24 +208,24 @@ def test_a_prompt_larger_than_any_sealed_request_names_limit_and_need_and_sends_
     assert gate.records == ()
 
 
-def test_text_that_is_not_unicode_is_a_configuration_error():
+def test_text_that_is_not_unicode_is_a_configuration_error() -> None:
     with pytest.raises(ConfigurationError):
         Gate().plan(asked("lone \ud800"), labels(typed("lone \ud800")), decision(), NODES)
 
 
-def test_neither_plan_nor_record_nor_error_shows_what_was_asked():
+def test_neither_plan_nor_record_nor_error_shows_what_was_asked() -> None:
     canary = "heliotrope-4711"
     gate = Gate()
     cleared = gate.clear(asked(canary), labels(typed(canary)), decision(), NODES)
     assert canary not in repr((cleared, cleared.plan, gate.records))
 
 
-def test_digests_in_the_record_cannot_be_guessed_without_this_process_secret():
+def test_digests_in_the_record_cannot_be_guessed_without_this_process_secret() -> None:
     one, two = (Gate().plan(asked(PROMPT), labels(), decision(), NODES).segments[0].digest for _ in range(2))
     assert one != two
 
 
-def test_the_records_kept_in_memory_are_bounded():
+def test_the_records_kept_in_memory_are_bounded() -> None:
     gate = Gate()
     for _ in range(1030):
         cleared = gate.clear(asked(PROMPT), labels(), decision(), NODES)
@@ -232,7 +233,7 @@ def test_the_records_kept_in_memory_are_bounded():
     assert gate.records[-1] == cleared.record
 
 
-def test_the_estimate_of_bytes_on_the_wire_grows_by_bucket_and_candidate():
+def test_the_estimate_of_bytes_on_the_wire_grows_by_bucket_and_candidate() -> None:
     assert wire_estimate(10, 1) == wire_estimate(1020, 1) < wire_estimate(1021, 1)
     assert wire_estimate(10, 3) - wire_estimate(10, 2) == 1201 + 80
 
@@ -247,7 +248,7 @@ def test_the_estimate_of_bytes_on_the_wire_grows_by_bucket_and_candidate():
     ),
     st.randoms(use_true_random=False),
 )
-def test_whatever_the_mixture_a_forbidden_segment_never_passes(pairs, shuffle):
+def test_whatever_the_mixture_a_forbidden_segment_never_passes(pairs: Any, shuffle: Any) -> None:
     segments = [
         Segment(
             text=f"<{text}>",
@@ -269,12 +270,12 @@ def test_whatever_the_mixture_a_forbidden_segment_never_passes(pairs, shuffle):
         assert gate.records == ()
 
 
-def test_weaker_nodes_than_those_agreed_to_need_a_new_consent():
+def test_weaker_nodes_than_those_agreed_to_need_a_new_consent() -> None:
     gate = Gate(lambda _: True)
     stronger = replace(gate.plan(asked(PROMPT), labels(), decision(), NODES), tier=2, tier_words="sev-snp")
     with pytest.raises(PolicyError):
         gate.clear(asked(PROMPT), labels(), decision(), NODES, plan=stronger)
 
 
-def test_the_verifier_used_here_really_pins_its_signer():
+def test_the_verifier_used_here_really_pins_its_signer() -> None:
     assert Verifier(Policy.pinned(MAKER.signer.vkey)).policy.candidates == 3

@@ -1,4 +1,4 @@
-"""A deployment made by hand from `hybrid.wire`: its keys, its directory with any one thing wrong, its node's replies."""
+"""A deployment made by hand from `hybrid.wire`: keys, a directory with any one thing wrong, a node's replies."""
 
 import time
 from collections.abc import AsyncIterator, Callable, Sequence

@@ -1,3 +1,5 @@
+from typing import Any
+
 import pytest
 
 from hybrid.errors import AttestationError, ConfigurationError
@@ -22,12 +24,14 @@ ORDER = [
 ]  # fmt: skip
 
 
-def verify(maker: Maker, reply: DirectoryReply, *, now: float = NOW, loopback: bool = True, **kw) -> VerifiedDirectory:
+def verify(
+    maker: Maker, reply: DirectoryReply, *, now: float = NOW, loopback: bool = True, **kw: Any
+) -> VerifiedDirectory:
     held = kw.pop("held", None)
     return Verifier(maker.policy(**kw)).verify(reply, peer_is_loopback=loopback, now=now, held=held)
 
 
-def refused(maker: Maker, reply: DirectoryReply, check: str, **kw) -> AttestationError:
+def refused(maker: Maker, reply: DirectoryReply, check: str, **kw: Any) -> AttestationError:
     """Assert that this reply fails exactly this check, after the untouched one has passed under the same policy."""
     control = Maker(signer=maker.signer)
     assert verify(control, control.reply()).nodes
@@ -39,7 +43,7 @@ def refused(maker: Maker, reply: DirectoryReply, check: str, **kw) -> Attestatio
     return caught.value
 
 
-def test_an_untouched_node_passes_every_check_in_the_order_of_the_specification():
+def test_an_untouched_node_passes_every_check_in_the_order_of_the_specification() -> None:
     maker = Maker()
     (node,) = verify(maker, maker.reply()).nodes
     assert [check.name for check in node.checks] == ORDER
@@ -47,14 +51,14 @@ def test_an_untouched_node_passes_every_check_in_the_order_of_the_specification(
     assert all(check.detail for check in node.checks if check.status is CheckStatus.SKIP)
 
 
-def test_what_later_versions_check_is_skipped_and_never_passed():
+def test_what_later_versions_check_is_skipped_and_never_passed() -> None:
     maker = Maker()
     (node,) = verify(maker, maker.reply()).nodes
     later = ("log.", "directory.logged", "directory.unique", "release.", "config.", "model.", "tpm2", "snp")
     assert {check.status for check in node.checks if check.name.startswith(later)} == {CheckStatus.SKIP}
 
 
-def test_a_verified_node_carries_what_sealing_needs_and_the_words_of_its_tier():
+def test_a_verified_node_carries_what_sealing_needs_and_the_words_of_its_tier() -> None:
     maker = Maker()
     (node,) = verify(maker, maker.reply()).nodes
     assert node.node_id == maker.identity.public.node_id
@@ -63,7 +67,7 @@ def test_a_verified_node_carries_what_sealing_needs_and_the_words_of_its_tier():
     assert (node.tier, node.tier_words) == (0, "software, NOT private from the operator")
 
 
-def test_a_verified_node_cannot_be_made_elsewhere():
+def test_a_verified_node_cannot_be_made_elsewhere() -> None:
     maker = Maker()
     (node,) = verify(maker, maker.reply()).nodes
     fields = {name: getattr(node, name) for name in VerifiedNode.__dataclass_fields__ if name != "token"}
@@ -71,26 +75,26 @@ def test_a_verified_node_cannot_be_made_elsewhere():
         VerifiedNode(**fields, token=object())
 
 
-def test_a_directory_signed_by_another_key_is_refused():
+def test_a_directory_signed_by_another_key_is_refused() -> None:
     maker, other = Maker(), Maker()
     error = refused(maker, other.reply(), "directory.signature")
     assert "localhost/directory+" in error.expected
 
 
-def test_a_directory_other_than_the_signed_one_is_refused():
+def test_a_directory_other_than_the_signed_one_is_refused() -> None:
     maker = Maker()
     reply = maker.reply()
     swapped = DirectoryReply(directory=maker.reply(seq=1).directory, leaf=reply.leaf)
     refused(maker, swapped, "directory.signature")
 
 
-def test_a_malformed_leaf_is_refused():
+def test_a_malformed_leaf_is_refused() -> None:
     maker = Maker()
     refused(maker, DirectoryReply(directory=maker.reply().directory, leaf=b"no leaf"), "directory.signature")
 
 
 @pytest.mark.parametrize("change", [{"seq": 9}, {"epoch": 1}, {"deployment": "pcc.example.com"}])
-def test_an_entry_that_disagrees_with_its_directory_is_refused(change):
+def test_an_entry_that_disagrees_with_its_directory_is_refused(change: Any) -> None:
     maker = Maker()
     directory = maker.directory()
     fields = {"deployment": "localhost", "epoch": maker.epoch, "epoch_s": EPOCH_S, "nodes": directory.nodes} | change
@@ -98,7 +102,7 @@ def test_an_entry_that_disagrees_with_its_directory_is_refused(change):
     refused(maker, DirectoryReply(directory=directory.raw, leaf=sign_entry(lying, maker.signer)), "directory.signature")
 
 
-def test_a_directory_of_another_deployment_than_the_policy_names_is_refused():
+def test_a_directory_of_another_deployment_than_the_policy_names_is_refused() -> None:
     maker = Maker()
     refused(maker, maker.reply(), "directory.signature", deployment="pcc.example.com")
 
@@ -112,7 +116,7 @@ def test_a_directory_of_another_deployment_than_the_policy_names_is_refused():
         (7200, "6600 s ahead"),
     ],
 )
-def test_a_clock_further_off_than_the_tolerance_is_told_how_far(at_s, words):
+def test_a_clock_further_off_than_the_tolerance_is_told_how_far(at_s: Any, words: Any) -> None:
     maker = Maker()
     error = refused(maker, maker.reply(), "directory.current", now=maker.epoch * EPOCH_S + at_s)
     assert words in error.got
@@ -121,19 +125,19 @@ def test_a_clock_further_off_than_the_tolerance_is_told_how_far(at_s, words):
 @pytest.mark.parametrize(
     "at_s", [-CLOCK_TOLERANCE_S, 0, EPOCH_S - 1, EPOCH_S, 2 * EPOCH_S, 2 * EPOCH_S + CLOCK_TOLERANCE_S]
 )
-def test_a_clock_within_the_tolerance_of_the_directory_is_harmless(at_s):
+def test_a_clock_within_the_tolerance_of_the_directory_is_harmless(at_s: Any) -> None:
     maker = Maker()
     assert verify(maker, maker.reply(), now=maker.epoch * EPOCH_S + at_s).nodes
 
 
-def test_a_directory_older_than_the_one_in_use_is_refused():
+def test_a_directory_older_than_the_one_in_use_is_refused() -> None:
     maker = Maker()
     held = verify(maker, maker.reply(seq=3))
     refused(maker, maker.reply(seq=2), "directory.current", held=held)
     assert verify(maker, maker.reply(seq=4), held=held).seq == 4
 
 
-def test_two_directories_of_one_number_are_refused():
+def test_two_directories_of_one_number_are_refused() -> None:
     maker = Maker()
     first = maker.reply(seq=3)
     held = verify(maker, first)
@@ -141,26 +145,26 @@ def test_two_directories_of_one_number_are_refused():
     assert verify(maker, first, held=held).seq == 3
 
 
-def test_a_bundle_that_does_not_decode_is_refused():
+def test_a_bundle_that_does_not_decode_is_refused() -> None:
     maker = Maker()
     refused(maker, maker.with_raw_bundle(b"HBN9" + maker.bundle().raw[4:]), "bundle.format")
 
 
 @pytest.mark.parametrize("place", [-1, -3309 - 1])
-def test_a_bundle_with_one_of_its_two_signatures_broken_is_refused(place):
+def test_a_bundle_with_one_of_its_two_signatures_broken_is_refused(place: Any) -> None:
     maker = Maker()
     raw = bytearray(maker.bundle().raw)
     raw[place] ^= 1
     refused(maker, maker.reply(Bundle.decode(bytes(raw))), "bundle.signature")
 
 
-def test_a_statement_signed_by_another_identity_is_refused():
+def test_a_statement_signed_by_another_identity_is_refused() -> None:
     maker = Maker()
     stranger = Maker(signer=maker.signer)
     refused(maker, maker.reply(maker.bundle_signed_by(stranger.identity)), "bundle.signature")
 
 
-def test_a_bundle_of_another_deployment_is_refused():
+def test_a_bundle_of_another_deployment_is_refused() -> None:
     maker = Maker()
     refused(maker, maker.reply(maker.bundle(deployment="pcc.example.com")), "bundle.deployment")
 
@@ -175,7 +179,7 @@ def test_a_bundle_of_another_deployment_is_refused():
     ],
     ids=["future", "ended", "too long", "backwards"],
 )
-def test_a_bundle_outside_its_time_or_too_long_lived_is_refused(change):
+def test_a_bundle_outside_its_time_or_too_long_lived_is_refused(change: Any) -> None:
     maker = Maker()
     refused(maker, maker.reply(maker.bundle(**change)), "bundle.validity")
 
@@ -185,7 +189,7 @@ def test_a_bundle_outside_its_time_or_too_long_lived_is_refused(change):
     [{"x25519_pk": bytes(32)}, {"mlkem_pk": b"\xff" * 1184}, {"suite": bytes.fromhex("647a000100030101")}],
     ids=["low order", "not reduced", "other suite"],
 )
-def test_a_key_that_cannot_be_sealed_to_is_refused(change):
+def test_a_key_that_cannot_be_sealed_to_is_refused(change: Any) -> None:
     maker = Maker()
     refused(maker, maker.reply(maker.bundle(keys=(maker.changed_key(**change),))), "keys.suite")
 
@@ -199,14 +203,14 @@ def test_a_key_that_cannot_be_sealed_to_is_refused(change):
     ],
     ids=["other length", "two of one epoch", "none usable"],
 )
-def test_keys_of_unfit_epochs_are_refused(keys):
+def test_keys_of_unfit_epochs_are_refused(keys: Any) -> None:
     maker = Maker()
     configs = tuple(key.config for key in keys(maker.epoch))
     refused(maker, maker.reply(maker.bundle(keys=configs)), "keys.epoch")
 
 
 @pytest.mark.parametrize("epoch_s", [179, 901])
-def test_an_epoch_length_outside_the_allowed_range_is_refused(epoch_s):
+def test_an_epoch_length_outside_the_allowed_range_is_refused(epoch_s: Any) -> None:
     maker = Maker()
     epoch = int(NOW // epoch_s)
     keys = (EpochKey.generate(epoch, epoch_s).config,)
@@ -226,60 +230,60 @@ def test_an_epoch_length_outside_the_allowed_range_is_refused(epoch_s):
         (("software",), [EvidenceItem(format="tpm2")]),
     ],
 )
-def test_evidence_this_version_cannot_check_refuses_the_node_and_never_weakens_it(formats, items):
+def test_evidence_this_version_cannot_check_refuses_the_node_and_never_weakens_it(formats: Any, items: Any) -> None:
     maker = Maker()
     refused(maker, maker.reply(maker.bundle(items, formats=formats)), "evidence.complete")
 
 
-def test_software_evidence_off_loopback_is_refused():
+def test_software_evidence_off_loopback_is_refused() -> None:
     maker = Maker()
     refused(maker, maker.reply(), "tier.software", loopback=False)
 
 
-def test_software_evidence_is_refused_everywhere_when_the_policy_says_never():
+def test_software_evidence_is_refused_everywhere_when_the_policy_says_never() -> None:
     maker = Maker()
     refused(maker, maker.reply(), "tier.software", allow_software="never")
 
 
-def test_software_evidence_off_loopback_passes_with_a_warning_when_the_policy_says_always():
+def test_software_evidence_off_loopback_passes_with_a_warning_when_the_policy_says_always() -> None:
     maker = Maker()
     for _ in range(2):  # warned at every use
         (node,) = verify(maker, maker.reply(), loopback=False, allow_software="always").nodes
         assert [c.name for c in node.checks if c.status is CheckStatus.WARN] == ["tier.software"]
 
 
-def test_a_tier_below_the_policys_is_refused():
+def test_a_tier_below_the_policys_is_refused() -> None:
     maker = Maker()
     refused(maker, maker.reply(), "tier.minimum", min_tier=1)
 
 
-def test_a_gpu_does_not_change_tier_zero():
+def test_a_gpu_does_not_change_tier_zero() -> None:
     maker = Maker()
     (node,) = verify(maker, maker.reply(maker.bundle(accelerator=Accelerator.APPLE_GPU))).nodes
     assert node.tier == 0
 
 
-def test_a_directory_stuffed_with_nodes_that_do_not_verify_is_refused():
+def test_a_directory_stuffed_with_nodes_that_do_not_verify_is_refused() -> None:
     maker = Maker()
     broken = maker.bundle([])
     refused(maker, maker.reply(maker.bundle(), broken, weights=[1, 1]), "directory.intact")
 
 
-def test_a_minority_of_failing_nodes_is_dropped_and_named():
+def test_a_minority_of_failing_nodes_is_dropped_and_named() -> None:
     maker = Maker()
     got = verify(maker, maker.reply(maker.bundle(), maker.bundle([]), weights=[2, 1]))
     assert len(got.nodes) == 1
     assert [(d.check, d.weight) for d in got.dropped] == [("evidence.complete", 1)]
 
 
-def test_a_node_below_this_clients_own_floor_does_not_count_as_stuffing():
+def test_a_node_below_this_clients_own_floor_does_not_count_as_stuffing() -> None:
     maker = Maker()
     with pytest.raises(AttestationError) as caught:
         verify(maker, maker.reply(maker.bundle(), maker.bundle()), min_tier=1)
     assert caught.value.check == "tier.minimum"
 
 
-def test_every_byte_of_a_bundle_is_covered():
+def test_every_byte_of_a_bundle_is_covered() -> None:
     maker = Maker()
     raw = maker.bundle().raw
     step = 97  # a prime: places in every field, in a second rather than a minute
@@ -292,14 +296,14 @@ def test_every_byte_of_a_bundle_is_covered():
     assert verify(maker, maker.with_raw_bundle(raw)).nodes
 
 
-def test_every_model_of_a_node_is_offered_under_its_own_manifest():
+def test_every_model_of_a_node_is_offered_under_its_own_manifest() -> None:
     maker = Maker()
     other = ModelEntry(model_id="other", manifest=bytes(32), context_tokens=1, max_output_tokens=1)
     got = verify(maker, maker.reply(maker.bundle(models=(MODEL, other))))
     assert [(n.model.model_id, n.manifest) for n in got.nodes] == [("fake", MODEL.manifest), ("other", bytes(32))]
 
 
-def test_evidence_ends_with_whichever_ends_first():
+def test_evidence_ends_with_whichever_ends_first() -> None:
     maker = Maker()
     (node,) = verify(maker, maker.reply(maker.bundle(not_after=int(NOW) + 10))).nodes
     assert node.valid_until == int(NOW) + 10
@@ -309,7 +313,7 @@ def test_evidence_ends_with_whichever_ends_first():
     assert caught.value.check == "directory.current"
 
 
-def test_the_key_of_the_epoch_that_contains_now_is_taken_and_a_slow_clock_finds_the_nearest():
+def test_the_key_of_the_epoch_that_contains_now_is_taken_and_a_slow_clock_finds_the_nearest() -> None:
     maker = Maker()
     (node,) = verify(maker, maker.reply()).nodes
     start = maker.epoch * EPOCH_S
@@ -320,13 +324,13 @@ def test_the_key_of_the_epoch_that_contains_now_is_taken_and_a_slow_clock_finds_
     assert caught.value.check == "keys.epoch"
 
 
-def test_a_policy_without_a_signer_trusts_nobody():
+def test_a_policy_without_a_signer_trusts_nobody() -> None:
     with pytest.raises(ConfigurationError, match="no directory signer"):
         Verifier(Policy())
 
 
 @pytest.mark.parametrize("key", ["", "nonsense", "a+00000000+AAAA", NoteSigner.generate("x/y").vkey[:-4] + "AAAA"])
-def test_a_malformed_node_key_is_a_configuration_error(key):
+def test_a_malformed_node_key_is_a_configuration_error(key: Any) -> None:
     with pytest.raises(ConfigurationError, match="malformed"):
         Policy.pinned(key)
 
@@ -344,20 +348,20 @@ def test_a_malformed_node_key_is_a_configuration_error(key):
         {"max_evidence_age_s": 0},
     ],
 )
-def test_a_policy_refuses_values_that_mean_nothing(change):
+def test_a_policy_refuses_values_that_mean_nothing(change: Any) -> None:
     maker = Maker()
     assert maker.policy()
     with pytest.raises(ConfigurationError):
         maker.policy(**change)
 
 
-def test_one_of_several_signers_is_enough():
+def test_one_of_several_signers_is_enough() -> None:
     maker, other = Maker(), Maker()
     both = Policy(directory_signers=(other.signer.vkey, maker.signer.vkey))
     assert Verifier(both).verify(maker.reply(), peer_is_loopback=True, now=NOW).nodes
 
 
-def test_a_listed_node_keeps_its_weight():
+def test_a_listed_node_keeps_its_weight() -> None:
     maker = Maker()
     first, second = maker.bundle(), Maker(identity=IdentityKey.generate()).bundle()
     got = verify(maker, maker.reply(first, second, weights=[7, 3]))

@@ -7,7 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hybrid.wire.constants import FRAME_BYTES, MAX_MESSAGE_BYTES, MAX_REPLY_FRAMES, RECEIPT_FRAMES
-from hybrid.wire.envelope import ReplyOpener
+from hybrid.wire.encoding import digest, u8, u32
+from hybrid.wire.envelope import ReplyOpener, ReplySealer
 from hybrid.wire.errors import (
     DecryptionError,
     Misuse,
@@ -66,19 +67,33 @@ def test_any_candidate_may_answer_and_is_named(index: int) -> None:
     assert read(client, written).node_id == worker(index).identity.public.node_id
 
 
-def test_the_reply_of_another_candidate_under_this_index_is_refused() -> None:
-    sealed, _ = seal(3)
-    for real in range(3):
-        head = write(sealed, real).head
-        for claimed in {0, 1, 2} - {real}:
-            with pytest.raises(DecryptionError):
-                _reopened(sealed.q).start(bytes((claimed,)) + head[1:])
+def _again(client: ReplyOpener) -> ReplyOpener:
+    """Return a second opener of the same request, as only a test may have it."""
+    return ReplyOpener(client._secrets, client._expected, q=client._q, model_id=client._model_id)
 
 
-def _reopened(q: bytes) -> ReplyOpener:
+@pytest.mark.parametrize("real", [0, 1, 2])
+def test_a_reply_opens_under_its_own_index_alone(real: int) -> None:
     sealed, client = seal(3)
-    assert sealed.q != q
-    return client
+    head = write(sealed, real).head
+    for claimed in range(3):
+        if claimed == real:
+            assert _again(client).start(head) == real  # positive control
+        else:
+            with pytest.raises(DecryptionError):
+                _again(client).start(bytes((claimed,)) + head[1:])
+
+
+def test_a_candidate_that_opened_the_request_cannot_forge_anothers_reply() -> None:
+    sealed, client = seal(3)
+    own_secret, other_secret = client._secrets[1], client._secrets[0]
+    for secret, accepted in ((own_secret, False), (other_secret, True)):
+        forged = ReplySealer(secret, bytes(32), q=sealed.q, index=0, ref=worker(0).candidate.ref)
+        if accepted:
+            assert _again(client).start(forged.head) == 0  # positive control: R_0 is what counts
+        else:
+            with pytest.raises(DecryptionError):
+                _again(client).start(forged.head)
 
 
 def test_the_reply_to_another_request_is_refused() -> None:
@@ -172,18 +187,15 @@ def test_frames_of_another_size_are_refused(length: int) -> None:
 
 
 def test_a_frame_with_any_byte_flipped_is_refused() -> None:
-    sealed, _ = seal()
+    sealed, client = seal()
     written = write(sealed)
-    for at in range(0, FRAME_BYTES, 7):
+    for at in range(FRAME_BYTES):
         frame = bytearray(written.frames[0])
         frame[at] ^= 0x80
-        sealed_again, client = seal()
-        own = write(sealed_again)
-        client.start(own.head)
-        own_frame = bytearray(own.frames[0])
-        own_frame[at] ^= 0x80
+        victim = _again(client)
+        victim.start(written.head)
         with pytest.raises(DecryptionError):
-            client.push(bytes(own_frame))
+            victim.push(bytes(frame))
 
 
 def test_a_frame_of_another_nodes_reply_to_the_same_request_is_refused() -> None:
@@ -320,17 +332,14 @@ def _lying(changes: dict[str, object], signer: int = 0) -> str:
     signed = receipt.signed(worker(signer).identity)
     frames: FrameSealer = node._frames
     client.push(frames.seal(FrameType.RECEIPT, signed, keep_back=1))
-    last = Written(b"", final=_final(frames, signed, receipt.status))
     try:
-        client.finish(last.final)
+        client.finish(_final(frames, signed, receipt.status))
     except ReceiptMismatch as mismatch:
         return mismatch.check
     return ""
 
 
 def _final(frames: FrameSealer, receipt: bytes, status: int) -> bytes:
-    from hybrid.wire.encoding import digest, u8, u32
-
     return frames.final(u8(status) + u32(frames.counter) + digest("receipt", receipt))
 
 
@@ -370,7 +379,7 @@ def test_every_flipped_byte_of_a_stored_receipt_fails() -> None:
     receipt = read(client, write(sealed))
     stored, identity = receipt.encode(), worker(0).identity.public
     Receipt.decode(stored).verify(identity)  # positive control
-    for at in [*range(0, len(stored) - 3373), *range(len(stored) - 3373, len(stored), 97)]:
+    for at in [*range(len(stored) - 3373), *range(len(stored) - 3373, len(stored), 97)]:
         changed = stored[:at] + bytes((stored[at] ^ 0x01,)) + stored[at + 1 :]
         with pytest.raises(WireError):
             Receipt.decode(changed).verify(identity)

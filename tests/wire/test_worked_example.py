@@ -6,7 +6,7 @@ from hybrid.wire.body import body_length, pad, seal_body
 from hybrid.wire.encoding import cat
 from hybrid.wire.frames import FrameSealer, FrameType
 from hybrid.wire.header import CandidateRef, Header, body_context, header_digest, key_package_info, request_digest
-from hybrid.wire.reply import reply_secrets
+from hybrid.wire.reply_secrets import reply_secrets
 
 REF = CandidateRef(node_id=b"\xaa" * 32, ek_id=b"\xbb" * 16, bundle_id=b"\xcc" * 32)
 HEADER = Header(

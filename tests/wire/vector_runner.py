@@ -9,7 +9,20 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from hybrid.wire import body, directory, encoding, errors, evidence, frames, header, keys, note, receipt, reply
+from hybrid.wire import (
+    body,
+    directory,
+    encoding,
+    errors,
+    evidence,
+    frames,
+    header,
+    keys,
+    note,
+    receipt,
+    reply,
+    reply_secrets,
+)
 from hybrid.wire.canonical import canonical_json, decode_canonical_json
 from hybrid.wire.envelope import RequestOpener
 from hybrid.wire.types import Chunk
@@ -176,7 +189,7 @@ def _key_package_info(v: Values) -> Values:
 
 
 def _reply_secrets(v: Values) -> Values:
-    derived = reply.reply_secrets(v["secret"], v["resp_salt"], q=v["q"], index=v["index"], ref=_ref(v))
+    derived = reply_secrets.reply_secrets(v["secret"], v["resp_salt"], q=v["q"], index=v["index"], ref=_ref(v))
     return {name: value.hex() for name, value in derived._asdict().items()}
 
 

@@ -1,0 +1,30 @@
+"""Stands in for the interpreter of a node's worker and misbehaves on purpose: the control of the detectors.
+
+``leaky.py HOW -P -s -B -m pcc_server.worker …``; HOW is ``shout:TEXT`` or ``write:FILE``.
+"""
+
+import runpy
+import sys
+import threading
+import time
+
+
+def misbehave(how: str) -> None:
+    kind, _, what = how.partition(":")
+    while True:
+        time.sleep(0.02)
+        if kind == "shout":
+            sys.stderr.write(f"DEBUG prompt={what}\n")
+            sys.stderr.flush()
+        else:
+            with open(what, "a") as file:  # noqa: PTH123 - as plain as it gets
+                file.write("planted\n")
+
+
+if __name__ == "__main__":
+    how, *words = sys.argv[1:]
+    module = words[words.index("-m") + 1]
+    sys.argv = words[words.index("-m") + 1 :]
+    if module.endswith("worker"):
+        threading.Thread(target=misbehave, args=(how,), daemon=True).start()
+    runpy.run_module(module, run_name="__main__", alter_sys=True)
