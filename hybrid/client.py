@@ -17,7 +17,7 @@ from .aio import AsyncClient, Prompt, from_config, one_turn
 from .consent import CallersConsent, Question
 from .conversation import Session
 from .events import Event, TextDelta
-from .loop import STOP_WAIT_S, LoopThread
+from .loop import LOOK_S, STOP_WAIT_S, LoopThread
 from .routing.labels import Source
 from .routing.policy import Mode
 from .streaming import Folded, Running, finished
@@ -275,11 +275,13 @@ class Stream(Folded):
         if self._job is None:
             self._running = self._start()
             self._job = self._loop.submit(_pump(self._running, self._queue, self._consent))
-        try:
-            return self._queue.get()
-        except KeyboardInterrupt:
-            self.cancel()
-            raise
+        while True:
+            with contextlib.suppress(queue.Empty):
+                try:
+                    return self._queue.get(timeout=LOOK_S)
+                except KeyboardInterrupt:
+                    self.cancel()
+                    raise
 
     def _drain(self) -> None:
         """Wait for the turn's last word; refuse what it asks meanwhile."""

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 FORKED = "this client was made before the process forked"
+LOOK_S = 0.25  # a signal that another thread received wakes nobody: look this often whether one has come
 STOP_WAIT_S = 10.0  # for an engine to let a stopped turn go; it takes one token
 
 
@@ -39,6 +40,8 @@ class LoopThread:
         """Run work to its end; Ctrl-C cancels it."""
         job = self.submit(work)
         try:
+            while not wait((job,), timeout=LOOK_S).done:
+                pass
             return job.result()
         except KeyboardInterrupt:
             job.cancel()

@@ -17,8 +17,9 @@ MARKS = {"ok": ("âœ“ ok  ", "green"), "warn": ("! warn", "yellow"), "fail": ("âœ
 @click.option("--json", "as_json", is_flag=True, help="One JSON object.")
 @click.option("--color", "colour", type=click.Choice(["auto", "always", "never"]), default="auto", help="Colour.")
 def command(as_json: bool, colour: ColourWish) -> int:
-    """Check this machine: what, why, and a one-line fix. Uses no network.
+    """Check this machine and say what would make it better.
 
+    Each check says what it found, why it matters and how to fix it. Uses no network.
     Exit code 0 when nothing fails, else 4.
     """
     import sys

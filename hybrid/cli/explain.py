@@ -19,7 +19,10 @@ NOT_HERE = ("local_node", "seed", "max_tokens", "temperature")
 @click.option("--json", "as_json", is_flag=True, help="The decision as one JSON object of six keys.")
 @click.pass_context
 def command(ctx: click.Context, wish: Wishes, *, words: tuple[str, ...], as_json: bool) -> None:
-    """Show where a question would be answered, and why; nothing is sent and no model is loaded."""
+    """Show where a question would be answered, and why; sends nothing.
+
+    No model is loaded and nothing is connected.
+    """
     import sys
 
     prompt = gather(words, wish.files, wish.max_route, piped_stdin())

@@ -18,7 +18,10 @@ if TYPE_CHECKING:
 @click.option("--json", "as_json", is_flag=True, help="One JSON object.")
 @click.pass_context
 def command(ctx: click.Context, as_json: bool) -> None:
-    """List models: those in the store, and those the catalogue knows."""
+    """List, show or remove models.
+
+    Without a command: those in the store, and those the catalogue knows.
+    """
     if ctx.invoked_subcommand is not None:
         return
     shelf = Shelf.open()

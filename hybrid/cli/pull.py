@@ -29,8 +29,9 @@ EVERY_SHARE = 25  # percent between two lines where no line can be redrawn
 @click.option("--yes", is_flag=True, help="Accept the licence and unpinned bytes without asking.")
 @click.option("--force", is_flag=True, help="Fetch again, and even if it hardly fits in memory.")
 def command(name: str, yes: bool, force: bool) -> None:
-    """Fetch a model, check every byte, put it into the store. Run again after a cut, it goes on where it was.
+    """Fetch a model into the store.
 
+    Every byte is checked first. Run again after a cut, it goes on or starts anew by itself.
     A folder with a / in its name is copied into the store instead.
     """
     shelf, screen = Shelf.open(), screen_of(sys.stderr)

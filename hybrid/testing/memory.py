@@ -128,11 +128,16 @@ class MemoryTransport:
             yield self._finish(sealer, None)
             return
         report = UsageReport(usage=Usage(), finish=FinishReason.STOP)
-        async for chunk in self.engine.generate(request, partition="node"):
-            if chunk.finish_reason is None:
-                yield encode_invoke_reply(frames=sealer.data(chunk))
-            else:
-                report = UsageReport(usage=chunk.usage or Usage(), finish=chunk.finish_reason)
+        try:
+            async for chunk in self.engine.generate(request, partition="node"):
+                if chunk.finish_reason is None:
+                    yield encode_invoke_reply(frames=sealer.data(chunk))
+                else:
+                    report = UsageReport(usage=chunk.usage or Usage(), finish=chunk.finish_reason)
+        except HybridError:
+            yield encode_invoke_reply(frames=sealer.error(SealedError(code=SealedCode.ENGINE_FAILED)))
+            yield self._finish(sealer, None)
+            return
         yield encode_invoke_reply(frames=sealer.usage(report))
         yield self._finish(sealer, report)
 

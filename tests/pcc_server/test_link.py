@@ -3,6 +3,7 @@
 import asyncio
 import os
 import socket
+from typing import Self
 
 import pytest
 from hypothesis import given
@@ -30,11 +31,12 @@ class Ends:
     def __init__(self) -> None:
         self.heard: list[Frame] = []
         self.ended = asyncio.Event()
+        self._news = asyncio.Event()
 
-    async def __aenter__(self) -> "Ends":
+    async def __aenter__(self) -> Self:
         left, right = socket.socketpair()
         self.left = await Link.connect(left.detach(), lambda _: None, lambda: None)
-        self.right = await Link.connect(right.detach(), self.heard.append, self.ended.set)
+        self.right = await Link.connect(right.detach(), self._hear, self.ended.set)
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -42,10 +44,15 @@ class Ends:
         self.right.close()
         await asyncio.sleep(0)
 
+    def _hear(self, frame: Frame) -> None:
+        self.heard.append(frame)
+        self._news.set()
+
     async def hear(self, count: int) -> list[Frame]:
         async with asyncio.timeout(5):
             while len(self.heard) < count:
-                await asyncio.sleep(0.001)
+                self._news.clear()
+                await self._news.wait()
         return self.heard
 
 

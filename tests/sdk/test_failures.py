@@ -150,9 +150,9 @@ def test_when_neither_route_answers_the_first_failure_is_raised(face: Opener) ->
     assert type(error) is UnavailableError  # the device was tried as a new decision, and this is what it said
     bench = Bench(node=MemoryTransport(fault="no_directory"))
     held = Source.text("x")
-    with face(transport=bench.node, trust=bench.node.policy, models="/nonexistent-store") as client:
-        with pytest.raises(APIConnectionError):
-            client.ask(HARD, sources=[held])
+    without_model = face(transport=bench.node, trust=bench.node.policy, models="/nonexistent-store")
+    with without_model as client, pytest.raises(APIConnectionError):
+        client.ask(HARD, sources=[held])
 
 
 def test_a_device_that_cannot_answer_hands_over_as_a_new_decision(face: Opener) -> None:
@@ -302,9 +302,9 @@ def test_a_callback_that_raises_goes_up_and_counts_as_a_no() -> None:
     def broken(_: HandoffPlan) -> bool:
         raise LookupError("the dialogue is gone")
 
-    with FACES["sync"](**bench.options(on_handoff=broken, policy="only_private_cloud")) as client:
-        with pytest.raises(LookupError):
-            client.ask(EASY)
+    opened = FACES["sync"](**bench.options(on_handoff=broken, policy="only_private_cloud"))
+    with opened as client, pytest.raises(LookupError):
+        client.ask(EASY)
     assert bench.node.sealed == []
 
 

@@ -40,6 +40,17 @@ def test_flipping_any_byte_of_header_body_or_key_package_never_opens() -> None:
                 RequestOpener(**{**parts, name: changed}, index=0).open(worker(0).epoch_key)
 
 
+def test_flipping_bytes_of_a_request_of_1_mib_never_opens() -> None:
+    sealed, _ = seal(request=_asking("x" * 1_000_000))
+    opener(sealed).open(worker(0).epoch_key)  # positive control
+    for at in range(0, len(sealed.body), len(sealed.body) // 100):
+        body = bytearray(sealed.body)
+        body[at] ^= 0x01
+        changed = RequestOpener(header=sealed.header, body=bytes(body), key_package=sealed.key_packages[0], index=0)
+        with pytest.raises(Rejected):
+            changed.open(worker(0).epoch_key)
+
+
 @pytest.mark.parametrize("name", ["header", "body", "key_package"])
 @pytest.mark.parametrize("length", [-1, 1])
 def test_a_part_that_is_too_short_or_too_long_is_malformed(name: str, length: int) -> None:

@@ -1,0 +1,197 @@
+"""One opened request, answered in process: what is sealed when engine, clock or frames run out."""
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator, Callable
+
+import pytest
+
+from hybrid.wire.envelope import Candidate, ReplyOpener, RequestOpener, RequestSealer
+from hybrid.wire.errors import SealedCode
+from hybrid.wire.evidence import ModelEntry
+from hybrid.wire.keys import EpochKey, IdentityKey
+from hybrid.wire.receipt import Receipt, SealedError, UsageReport
+from hybrid.wire.types import Chunk, FinishReason, GenerateRequest, Usage
+from pcc_server.answer import Answer, Kitchen
+from pcc_server.engines.fake import FakeEngine
+from pcc_server.link import Frame, Kind, Link
+from pcc_server.outlet import Outlet
+from pcc_server.slots import Slots
+from tests.pcc_server.node_client import ask
+
+MANIFEST = bytes(range(32))
+KEY = EpochKey.generate(1, 300)
+IDENTITY = IdentityKey.generate()
+
+
+class ScriptedEngine(FakeEngine):
+    """An engine that does what a test says."""
+
+    def __init__(self, script: Callable[[], AsyncIterator[Chunk]]) -> None:
+        super().__init__()
+        self._script = script
+        self.closed = False
+
+    async def generate(self, request: GenerateRequest, *, partition: str = "default") -> AsyncIterator[Chunk]:
+        try:
+            async for chunk in self._script():
+                yield chunk
+        finally:
+            self.closed = True
+
+
+class Exchange:
+    """Seals a request, has it answered, opens the reply."""
+
+    def __init__(self, engine: FakeEngine, request: GenerateRequest, slots: Slots | None = None) -> None:
+        candidate = Candidate(identity=IDENTITY.public, key=KEY.config, bundle_id=bytes(32), manifest=MANIFEST)
+        sealed, self.opener = RequestSealer(
+            candidates=[candidate], model_id="fake", directory_id=bytes(32), deadline_ms=15_000
+        ).seal(request)
+        opened = RequestOpener(header=sealed.header, body=sealed.body, key_package=sealed.key_packages[0], index=0)
+        self.plain, self.sealer = opened.open(KEY)
+        model = ModelEntry(model_id="fake", manifest=MANIFEST, context_tokens=8192, max_output_tokens=4096)
+        self.kitchen = Kitchen(engine=engine, model=model, slots=slots or Slots(running=1, queued=1))
+        self.frames: list[Frame] = []
+        self.begun, self.complete = asyncio.Event(), asyncio.Event()
+
+    async def run(self, *, seconds: float = 10.0) -> SealedCode | None:
+        left, right = socket.socketpair()
+        sender = await Link.connect(left.detach(), lambda _: None, lambda: None)
+        receiver = await Link.connect(right.detach(), self._take, lambda: None)
+        self.outlet = Outlet(sender, 1)
+        answer = Answer(self.kitchen, self.sealer, self.outlet, partition="1")
+        try:
+            told = await answer.run(self.plain, IDENTITY, asyncio.get_running_loop().time() + seconds)
+            await asyncio.wait_for(self.complete.wait(), 5)
+        finally:
+            sender.close()
+            while (
+                sum(frame.kind is Kind.FINAL for frame in self.frames) < 1 and not asyncio.current_task().cancelling()
+            ):  # type: ignore[union-attr]
+                await asyncio.sleep(0.001)
+            receiver.close()
+
+    def _take(self, frame: Frame) -> None:
+        self.frames.append(frame)
+        if frame.kind is Kind.FRAMES:
+            self.begun.set()
+            self.outlet.acked(len(frame.payload))
+        elif frame.kind is Kind.FINAL:
+            self.complete.set()
+
+    def opened(self) -> tuple[list[Chunk | UsageReport | SealedError], Receipt]:
+        return open_all(self.opener, self.frames)
+
+
+def open_all(opener: ReplyOpener, frames: list[Frame]) -> tuple[list[Chunk | UsageReport | SealedError], Receipt]:
+    events: list[Chunk | UsageReport | SealedError] = []
+    receipt: Receipt | None = None
+    for frame in frames:
+        if frame.kind is Kind.HEAD:
+            opener.start(frame.payload)
+        elif frame.kind is Kind.FRAMES:
+            events += opener.push(frame.payload)
+        else:
+            receipt = opener.finish(frame.payload)
+    assert receipt is not None
+    return events, receipt
+
+
+def answered(
+    engine: FakeEngine, *, seconds: float = 10.0, request: GenerateRequest | None = None
+) -> tuple[list[Chunk | UsageReport | SealedError], Receipt]:
+    async def main() -> Exchange:
+        exchange = Exchange(engine, request or ask("hello", max_tokens=4))
+        await exchange.run(seconds=seconds)
+        return exchange
+
+    return asyncio.run(main()).opened()
+
+
+def codes(events: list[Chunk | UsageReport | SealedError]) -> list[SealedCode]:
+    return [event.code for event in events if isinstance(event, SealedError)]
+
+
+def test_a_deadline_in_mid_answer_is_told_inside_with_a_receipt() -> None:
+    events, receipt = answered(FakeEngine(delay_s=0.05), seconds=0.12, request=ask("x" * 99, max_tokens=99))
+    assert codes(events) == [SealedCode.DEADLINE]
+    assert [event.text for event in events if isinstance(event, Chunk) and event.text]
+    assert (receipt.status, receipt.finish) == (1, None)
+
+
+def test_an_engine_that_raises_is_told_inside_without_its_words(capfd: pytest.CaptureFixture[str]) -> None:
+    async def script() -> AsyncIterator[Chunk]:
+        yield Chunk(text="some ", tokens=1)
+        raise RuntimeError("secret words of the prompt")
+
+    events, receipt = answered(ScriptedEngine(script))
+    assert codes(events) == [SealedCode.ENGINE_FAILED]
+    assert receipt.status == 1
+    said = capfd.readouterr().err
+    assert '"kind":"RuntimeError"' in said
+    assert "secret" not in said
+
+
+def test_an_engine_that_just_stops_is_a_failure_and_no_answer() -> None:
+    async def script() -> AsyncIterator[Chunk]:
+        yield Chunk(text="some ", tokens=1)
+
+    events, receipt = answered(ScriptedEngine(script))
+    assert codes(events) == [SealedCode.ENGINE_FAILED]
+    assert receipt.status == 1
+
+
+def test_an_answer_that_fills_its_frames_ends_with_length(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hybrid.wire.frames.MAX_REPLY_FRAMES", 100)
+    events, receipt = answered(FakeEngine(), request=ask("x" * 999, max_tokens=999))
+    assert codes(events) == []
+    (usage,) = [event for event in events if isinstance(event, UsageReport)]
+    assert (usage.finish, receipt.finish) == (FinishReason.LENGTH, FinishReason.LENGTH)
+    assert 0 < usage.usage.output < 100
+
+
+def test_a_request_that_waits_hears_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pcc_server.answer.PULSE_S", 0.02)
+
+    async def script() -> AsyncIterator[Chunk]:
+        await asyncio.sleep(0.2)
+        yield Chunk(text="late", tokens=1)
+        yield Chunk(finish_reason=FinishReason.STOP, usage=Usage(input=1, output=1))
+
+    events, _ = answered(ScriptedEngine(script))
+    texts = [event.text for event in events if isinstance(event, Chunk)]
+    assert texts[-1] == "late"
+    assert len(texts) > 3
+
+
+def test_a_cancelled_answer_closes_the_engine_s_stream_and_frees_its_place() -> None:
+    async def script() -> AsyncIterator[Chunk]:
+        yield Chunk(text="some ", tokens=1)
+        await asyncio.sleep(60)
+
+    async def main() -> tuple[bool, bool]:
+        engine, slots = ScriptedEngine(script), Slots(running=1, queued=0)
+        exchange = Exchange(engine, ask("hello"), slots)
+        task = asyncio.create_task(exchange.run())
+        while len(exchange.frames) < 2:
+            await asyncio.sleep(0.001)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        async with asyncio.timeout(1), slots.run():
+            return engine.closed, any(frame.kind is Kind.FINAL for frame in exchange.frames)
+
+    assert asyncio.run(main()) == (True, False)
+
+
+def test_sealed_bytes_that_are_no_request_are_told_inside() -> None:
+    async def main() -> Exchange:
+        exchange = Exchange(FakeEngine(), ask("hello"))
+        exchange.plain = b"\xff\xff"
+        await exchange.run()
+        return exchange
+
+    events, receipt = asyncio.run(main()).opened()
+    assert codes(events) == [SealedCode.BAD_REQUEST]
+    assert receipt.status == 1

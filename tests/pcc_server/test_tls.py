@@ -1,0 +1,62 @@
+"""TLS in front of the sealed frames: a node with a certificate speaks to those who trust it, and only so."""
+
+import datetime
+import ipaddress
+from pathlib import Path
+
+import grpc
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
+from hybrid.wire import codec
+from tests.pcc_server.node_client import Node
+
+
+@pytest.fixture
+def pair(tmp_path: Path) -> tuple[Path, Path]:
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
+    now = datetime.datetime.now(datetime.UTC)
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - datetime.timedelta(hours=1))
+        .not_valid_after(now + datetime.timedelta(hours=1))
+        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    cert_file, key_file = tmp_path / "cert.pem", tmp_path / "key.pem"
+    cert_file.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
+    key_file.write_bytes(
+        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    )
+    return cert_file, key_file
+
+
+def fetch(channel: grpc.Channel) -> codec.DirectoryReply:
+    parts = list(channel.unary_stream(codec.METHODS["Directory.Get"])(b"", timeout=5))
+    return codec.decode_directory_reply(codec.join_parts(parts))
+
+
+def test_a_node_with_a_certificate_speaks_tls_and_nothing_else(pair: tuple[Path, Path]) -> None:
+    cert, key = pair
+    with Node("--tls-cert", str(cert), "--tls-key", str(key)) as node:
+        with grpc.secure_channel(node.address, grpc.ssl_channel_credentials(cert.read_bytes())) as channel:
+            assert fetch(channel).directory
+        with grpc.insecure_channel(node.address) as channel, pytest.raises(grpc.RpcError):
+            fetch(channel)
+
+
+def test_a_certificate_that_is_none_is_a_bad_option(tmp_path: Path) -> None:
+    nonsense = tmp_path / "nonsense.pem"
+    nonsense.write_text("nonsense")
+    node = Node("--tls-cert", str(nonsense), "--tls-key", str(nonsense), wait=False)
+    assert node.process.wait(20) in (2, 4)
+    node.stop()
+    assert node.stderr[-1].startswith("pcc-server: ")
