@@ -34,7 +34,7 @@ def broken(plant: tuple[str, tuple[str, str]]) -> tuple[str, bool]:
         run = subprocess.run(
             [LINT, "--no-cache"], cwd=copy, env={"PYTHONPATH": folder}, capture_output=True, text=True, check=False
         )
-    hit = [row for row in run.stdout.splitlines() if row.startswith(contract) and row.endswith("BROKEN")]
+    hit = [row for row in run.stdout.splitlines() if row.startswith(contract) and " BROKEN" in row]
     return contract, bool(hit)
 
 

@@ -14,15 +14,22 @@ MODULES = {"grpcio": "grpc", "protobuf": "google", "mlx-lm": "mlx_lm", "recurrin
 COMPANIONS = {"transformers": "mlx_lm", "tqdm": "huggingface_hub"}
 
 
+def named(node: ast.AST) -> list[str]:
+    """List the modules that one statement or one ``import_module`` call names."""
+    if isinstance(node, ast.Import):
+        return [alias.name for alias in node.names]
+    if isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
+        return [node.module]
+    if isinstance(node, ast.Call) and getattr(node.func, "attr", "") == "import_module":
+        return [part.value for part in ast.walk(node.args[0]) if isinstance(part, ast.Constant) and part.value]
+    return []
+
+
 def imported() -> set[str]:
-    found: set[str] = set()
-    for file in (f for package in OURS for f in (ROOT / package).rglob("*.py")):
-        for node in ast.walk(ast.parse(file.read_text())):
-            if isinstance(node, ast.Import):
-                found |= {alias.name.split(".")[0] for alias in node.names}
-            elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
-                found.add(node.module.split(".")[0])
-    return found - OURS - set(sys.stdlib_module_names)
+    files = (file for package in OURS for file in (ROOT / package).rglob("*.py"))
+    nodes = (node for file in files for node in ast.walk(ast.parse(file.read_text())))
+    names = {name.split(".")[0] for node in nodes for name in named(node) if name[0] != "."}
+    return {name for name in names if name} - OURS - set(sys.stdlib_module_names)
 
 
 def declared() -> set[str]:

@@ -4,16 +4,18 @@ Fetches the starter, starts a private node on loopback, asks, and shows of each 
 answered and why. On a terminal it opens the chat afterwards; without one it ends. It asks no question.
 """
 
+import os
 import sys
 import tomllib
 from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 from hybrid import Client, OwnNode, Reply, Source, events
 from hybrid.cli import main as hybrid
 from hybrid.cli.door import Doors, orderly_exit
 from hybrid.cli.failures import guarded
-from hybrid.cli.render import badge, tier
+from hybrid.cli.render import Progress, badge, progress_text, tier
 from hybrid.cli.terminal import answer, screen_of, talk
 from hybrid.config import load
 
@@ -44,25 +46,29 @@ def show_handover(reply: Reply, verified: events.NodeVerified | None) -> None:
         print(f"   {passed} checks passed before anything was sent; not checked yet: {', '.join(skipped) or 'none'}")
 
 
-def answer_item(client: Client, number: int, item: dict[str, object]) -> bool:
+def answer_item(client: Client, number: int, item: dict[str, Any]) -> bool:
     """Answer one item, print everything about it; tell whether it took the route it must take."""
-    sources = [Source.file(DATA / str(name)) for name in item["files"]]  # type: ignore[attr-defined]
+    sources = [Source.file(DATA / name) for name in item["files"]]
     print(f"\n{number}. {item['title']}\n   {item['question']}\n")
     wishes = {name: item[name] for name in ("system", "max_tokens", "temperature") if name in item}
     verified = None
-    with client.stream(str(item["prompt"]), sources=sources, **wishes) as stream:
+    with client.stream(item["prompt"], sources=sources, **wishes) as stream, Progress(screen_of(sys.stderr)) as waiting:
         for event in stream:
             if isinstance(event, events.TextDelta):
+                waiting.clear()
                 answer(event.text)
-            elif isinstance(event, events.NodeVerified):
-                verified = event
+            elif isinstance(event, events.Handoff):
+                print(f"   {progress_text(event)}\n")
+            else:
+                waiting.show(progress_text(event))
+                verified = event if isinstance(event, events.NodeVerified) else verified
         reply = stream.final()
     print()
     for source in sources if item["show_source"] else ():
         show_source(source)
     show_handover(reply, verified)
     print(f"\n   {badge(reply, screen_of(sys.stdout))}")
-    return reply.route == item["route"]
+    return bool(reply.route == item["route"])
 
 
 def run_items(client: Client) -> int:
@@ -75,6 +81,8 @@ def run_items(client: Client) -> int:
 
 def demo() -> int:
     """Run the demo and return its exit code; what goes wrong is raised."""
+    if os.environ.get("ENGINE") == "fake":
+        return fake_demo()
     if code := hybrid(["pull", STARTER, "--yes"], standalone_mode=False):
         return int(code)
     models = load().models
@@ -88,6 +96,15 @@ def demo() -> int:
         print("\nNow you. The chat below uses the same node; starting it was the consent to hand over to it.\n")
         lent = Doors(own_node=lambda **_: nullcontext(node))
         return int(hybrid(["chat", "--local-node"], standalone_mode=False, obj=lent))
+
+
+def fake_demo() -> int:
+    """Run the same routes without any model: real routing, sealing and node, made-up words at both ends."""
+    from hybrid.testing import FakeEngine
+
+    print("\nENGINE=fake: the words of both ends are made up; routes, labels, sealing and node are real.")
+    with OwnNode.start(engine="fake") as node, Client(engine=FakeEngine(["made-up words"]), node=node) as client:
+        return run_items(client)
 
 
 if __name__ == "__main__":

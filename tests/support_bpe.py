@@ -4,6 +4,7 @@ Cutting, merging and the handling of special tokens are its own; it uses nothing
 """
 
 import json
+from itertools import pairwise
 from pathlib import Path
 
 import regex
@@ -40,7 +41,7 @@ class HandBPE:
     def _merged(self, piece: str) -> list[str]:
         parts = [self.bytes[byte] for byte in piece.encode()]
         while len(parts) > 1:
-            best = min(zip(parts, parts[1:], strict=False), key=lambda pair: self.ranks.get(pair, len(self.ranks)))
+            best = min(pairwise(parts), key=lambda pair: self.ranks.get(pair, len(self.ranks)))
             if best not in self.ranks:
                 break
             parts = _joined(parts, best)
