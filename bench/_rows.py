@@ -26,7 +26,13 @@ def machine() -> dict[str, Any]:
 
 
 def row(
-    name: str, *, ours: Sequence[float], baseline: Sequence[float], unit: str, smaller_is_better: bool = False, **more: Any
+    name: str,
+    *,
+    ours: Sequence[float],
+    baseline: Sequence[float],
+    unit: str,
+    smaller_is_better: bool = False,
+    **more: Any,
 ) -> float:
     """Print one row and return the ratio of the medians, ours to the baseline.
 

@@ -63,7 +63,9 @@ Post = Submit | Cancel | Release | Close
 class Core:
     """State of the engine's thread. Other threads call ``start``, ``post``, ``join`` and read plain numbers."""
 
-    def __init__(self, folder: Path, *, context_tokens: int | None, max_rows: int, stateless: bool, force: bool) -> None:
+    def __init__(
+        self, folder: Path, *, context_tokens: int | None, max_rows: int, stateless: bool, force: bool
+    ) -> None:
         self._folder = folder
         self._wanted_context = context_tokens
         self._max_rows = max_rows
@@ -334,7 +336,9 @@ class Core:
 
     def _fail(self, live: Live, error: Exception) -> None:
         """Tell one reader, without text: an exception's words could quote a prompt."""
-        failure = error if isinstance(error, DeviceError) else EngineFailed(f"the model failed ({type(error).__name__})")
+        failure = (
+            error if isinstance(error, DeviceError) else EngineFailed(f"the model failed ({type(error).__name__})")
+        )
         live.mailbox.put(failure)
 
     def _start_again(self, error: Exception) -> None:

@@ -104,8 +104,15 @@ def prefix_bytes(*, room_bytes: int, weights_bytes: int) -> int:
     return max(0, int(PREFIX_SHARE * (SOFT * room_bytes - weights_bytes)))
 
 
-def need(*, weights_bytes: int, kv_token_bytes: int, context_tokens: int, rows: int = 1, chunk_tokens: int = 512,
-         prefix: int = 0) -> Need:
+def need(
+    *,
+    weights_bytes: int,
+    kv_token_bytes: int,
+    context_tokens: int,
+    rows: int = 1,
+    chunk_tokens: int = 512,
+    prefix: int = 0,
+) -> Need:
     """Add up what a model with so much context takes, by purpose."""
     return Need(
         weights=weights_bytes,

@@ -66,7 +66,10 @@ def plan(folder: Path, *, context_tokens: int | None, cpu: bool, force: bool, ro
     if not _is_packed(config):
         return _accept(manifest.id, "f32", wide, kv_token, context, room, force=force, note="weights as f32")
     wide_fit = fit.fits(
-        model_id=manifest.id, weights_bytes=wide + packed, kv_token_bytes=kv_token, context_tokens=context,
+        model_id=manifest.id,
+        weights_bytes=wide + packed,
+        kv_token_bytes=kv_token,
+        context_tokens=context,
         room_bytes=room,
     )
     if wide_fit.verdict == "fits":
@@ -107,12 +110,24 @@ def vocabulary(loaded: Loaded) -> int:
 
 
 def _accept(
-    model_id: str, weights: Weights, weights_bytes: int, kv_token: int, context: int, room: int, *, force: bool, note: str
+    model_id: str,
+    weights: Weights,
+    weights_bytes: int,
+    kv_token: int,
+    context: int,
+    room: int,
+    *,
+    force: bool,
+    note: str,
 ) -> Plan:
     """Shrink the context to what fits, but refuse below one cache step."""
     answer = fit.fits(
-        model_id=model_id, weights_bytes=weights_bytes, kv_token_bytes=kv_token, context_tokens=context,
-        room_bytes=room, force=force,
+        model_id=model_id,
+        weights_bytes=weights_bytes,
+        kv_token_bytes=kv_token,
+        context_tokens=context,
+        room_bytes=room,
+        force=force,
     )
     mark = int((fit.HARD if force else fit.SOFT) * room)
     if answer.verdict == "refused":

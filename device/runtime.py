@@ -175,4 +175,3 @@ class _kept_file_limit:  # noqa: N801 - reads as a statement
 
     def __exit__(self, *_: object) -> None:
         self._module.setrlimit = self._real
-

@@ -145,7 +145,7 @@ class Exchange:
 
     def _items(self, reply: InvokeReply) -> Iterator[Item]:
         opener = self._ready()
-        if self._receipt is not None or not (reply.head or reply.frames or reply.final):
+        if not (reply.head or reply.frames or reply.final):
             raise ReplyOrder
         if reply.head:
             index = opener.start(reply.head)

@@ -5,6 +5,7 @@ import contextlib
 import os
 import threading
 from collections.abc import Callable, Coroutine
+from concurrent.futures import wait
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from .errors import ConfigurationError

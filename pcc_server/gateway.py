@@ -24,7 +24,7 @@ from .config import Settings, split_address
 from .errors import Busy, Refusal, StartFailure
 from .events import Event
 from .front import admit
-from .health import Serving
+from .health import Readiness, Serving
 from .link import LINK_STREAM, Frame, Kind, Link
 from .publication import Publication
 from .rate import Rate
@@ -60,7 +60,7 @@ class Gateway:
         self._draining = False
         self._idle = asyncio.Event()
         self._idle.set()
-        self.health = Health()
+        self.health = Readiness()
         self.published = asyncio.Event()
 
     # --- link --------------------------------------------------------------------------------------
@@ -165,6 +165,18 @@ class Gateway:
         if self._link is not None:
             self._link.send(kind, number, payload)
 
+    async def check(self, request: bytes, context: Context) -> bytes:
+        """health.Check: answer once. NOT_FOUND for a service that does not exist, as that protocol wants it."""
+        status = self.health.status(health.decode_request(request))
+        if status is Serving.SERVICE_UNKNOWN:
+            await context.abort(grpc.StatusCode.NOT_FOUND, "NOT_FOUND")
+        return health.encode_reply(status)
+
+    async def watch(self, request: bytes, context: Context) -> None:
+        """health.Watch: answer now and at every change."""
+        async for status in self.health.follow(health.decode_request(request)):
+            await context.write(health.encode_reply(status))
+
     # --- drain -------------------------------------------------------------------------------------
 
     async def drain(self, timeout_s: float) -> None:
@@ -177,52 +189,6 @@ class Gateway:
                 await self._idle.wait()
         except TimeoutError:
             return
-
-
-class Health:
-    """grpc.health.v1: the empty name is the process, the other one is readiness to answer."""
-
-    def __init__(self) -> None:
-        self.ready = False
-        self._open = True
-        self._changed = asyncio.Event()
-
-    def set_ready(self, ready: bool) -> None:
-        """Say whether requests are answered."""
-        if ready != self.ready:
-            self.ready = ready
-            self._wake()
-
-    def close(self) -> None:
-        """End every watch."""
-        self.ready = self._open = False
-        self._wake()
-
-    def _wake(self) -> None:
-        self._changed.set()
-        self._changed = asyncio.Event()
-
-    def _status(self, service: str) -> Serving:
-        if service not in (health.PROCESS, health.INFERENCE):
-            return Serving.SERVICE_UNKNOWN
-        return Serving.SERVING if self.ready else Serving.NOT_SERVING
-
-    async def check(self, request: bytes, context: Context) -> bytes:
-        """Answer once. NOT_FOUND for a service that does not exist, as the protocol wants it."""
-        status = self._status(health.decode_request(request))
-        if status is Serving.SERVICE_UNKNOWN:
-            await context.abort(grpc.StatusCode.NOT_FOUND, "NOT_FOUND")
-        return health.encode_reply(status)
-
-    async def watch(self, request: bytes, context: Context) -> None:
-        """Answer now and at every change."""
-        service, told = health.decode_request(request), None
-        while self._open:
-            changed = self._changed
-            if (status := self._status(service)) is not told:
-                told = status
-                await context.write(health.encode_reply(status))
-            await changed.wait()
 
 
 async def _only(requests: AsyncIterator[bytes]) -> bytes:
@@ -295,8 +261,8 @@ class _Methods(grpc.GenericRpcHandler):
             METHODS["Evidence.Attest"]: later,
             METHODS["Evidence.EventLog"]: later,
             METHODS["Log.File"]: later,
-            health.CHECK: grpc.unary_unary_rpc_method_handler(guarded(gateway.health.check)),
-            health.WATCH: stream(guarded(gateway.health.watch)),
+            health.CHECK: grpc.unary_unary_rpc_method_handler(guarded(gateway.check)),
+            health.WATCH: stream(guarded(gateway.watch)),
         }
 
     def service(self, handler_call_details: grpc.HandlerCallDetails) -> Any:

@@ -3,6 +3,8 @@
 Format: grpc/grpc-proto:grpc/health/v1/health.proto.
 """
 
+import asyncio
+from collections.abc import AsyncIterator
 from enum import IntEnum
 
 from hybrid.wire.errors import Malformed
@@ -41,3 +43,44 @@ def decode_request(data: bytes) -> str:
 def encode_reply(status: Serving) -> bytes:
     """Write HealthCheckResponse; the default value is absent, as proto3 has it."""
     return bytes((_STATUS_TAG, status)) if status else b""
+
+
+class Readiness:
+    """Whether requests are answered, and who waits to hear that it changed."""
+
+    def __init__(self) -> None:
+        self.ready = False
+        self._open = True
+        self._changed = asyncio.Event()
+
+    def set_ready(self, ready: bool) -> None:
+        """Say whether requests are answered."""
+        if ready != self.ready:
+            self.ready = ready
+            self._wake()
+
+    def close(self) -> None:
+        """Say no for good, and end every follower."""
+        self.ready = self._open = False
+        self._wake()
+
+    def status(self, service: str) -> Serving:
+        """Return what a service's status is now: the process's and the one service's are the same here."""
+        if service not in (PROCESS, INFERENCE):
+            return Serving.SERVICE_UNKNOWN
+        return Serving.SERVING if self.ready else Serving.NOT_SERVING
+
+    async def follow(self, service: str) -> AsyncIterator[Serving]:
+        """Yield the status now and whenever it changes."""
+        told: Serving | None = None
+        while self._open:
+            changed = self._changed
+            if (status := self.status(service)) is not told:
+                told = status
+                yield status
+            else:
+                await changed.wait()
+
+    def _wake(self) -> None:
+        self._changed.set()
+        self._changed = asyncio.Event()

@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 from hybrid.errors import ConfigurationError
 
 if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
     import click
 
     from hybrid.cli.options import Wishes
@@ -42,7 +44,7 @@ class Doors:
     """What a command reaches the product through. client: makes a Client.  own_node: starts a private node."""
 
     client: "Callable[..., Client]" = _client
-    own_node: "Callable[..., OwnNode]" = _own_node
+    own_node: "Callable[..., AbstractContextManager[OwnNode]]" = _own_node
 
 
 def doors_of(ctx: "click.Context") -> Doors:

@@ -263,7 +263,7 @@ def test_a_proxy_that_flips_a_bit_is_always_found_out() -> None:
             return bytes(changed)
 
         hit = False
-        timeout = Timeout(connect=1, attest=2, first_token=1, idle=1, total=5)
+        timeout = Timeout(connect=5, attest=5, first_token=2, idle=2, total=10)
         async with Proxy(node.port, change=flip).serving() as proxy:
             engine = engine_for(GrpcTransport(proxy.address, timeout), maker, timeout=timeout, max_retries=0)
             try:
@@ -452,13 +452,16 @@ def slow(number: int) -> Callable[[int], float]:
     return lambda at: 30.0 if at == number else 0.0
 
 
-@pytest.mark.parametrize(("number", "phase", "left"), [(0, "first_token", "ciphertext"), (2, "idle", "yes")])
-def test_time_without_progress_is_counted_by_phase(number: int, phase: str, left: str) -> None:
+@pytest.mark.parametrize(
+    ("number", "phase", "left", "limits"),
+    [(0, "first_token", "ciphertext", {"first_token": 0.05}), (2, "idle", "yes", {"idle": 0.05})],
+)
+def test_time_without_progress_is_counted_by_phase(
+    number: int, phase: str, left: str, limits: dict[str, float]
+) -> None:
     worker = FakeWorker(Maker())
     transport = DirectTransport(worker, delay=slow(number))
-    error, events = failed(
-        worker, APITimeoutError, transport=transport, timeout=Timeout(first_token=0.05, idle=0.05, total=15)
-    )
+    error, events = failed(worker, APITimeoutError, transport=transport, timeout=Timeout(**limits))
     assert (error.phase, error.left_device) == (phase, left)
     assert error.partial == text_of(events)
     assert (transport.cancelled, len(worker.seen)) == (1, 1)
@@ -466,8 +469,8 @@ def test_time_without_progress_is_counted_by_phase(number: int, phase: str, left
 
 def test_progress_starts_the_wait_for_the_first_token_anew() -> None:
     worker = FakeWorker(Maker())
-    transport = DirectTransport(worker, delay=lambda _: 0.03)
-    assert in_memory(worker, transport=transport, timeout=Timeout(first_token=0.1, idle=0.1))
+    transport = DirectTransport(worker, delay=lambda _: 0.12)
+    assert in_memory(worker, transport=transport, timeout=Timeout(first_token=0.4, idle=0.4))
 
 
 def test_the_whole_answer_has_a_limit_of_its_own() -> None:
@@ -524,14 +527,19 @@ def test_closing_the_iterator_cancels_the_call_at_the_node() -> None:
 
 @pytest.mark.parametrize("hang_after", [0, 2])
 def test_setting_cancel_ends_the_answer_and_keeps_the_text_so_far(hang_after: int) -> None:
+    expected = "".join(ANSWER[: max(0, hang_after - 1)])
+
     async def run() -> None:
-        worker, cancel = FakeWorker(live()), asyncio.Event()
+        worker, cancel, events = FakeWorker(live()), asyncio.Event(), list[CloudEvent]()
         async with GrpcNode(worker, hang_after=hang_after).serving() as node:
             engine = engine_for(GrpcTransport(node.address), worker.maker)
-            asyncio.get_running_loop().call_later(0.1, cancel.set)
+            task = asyncio.ensure_future(events_of(engine, events, cancel=cancel))
+            while not (node.running and text_of(events) == expected):  # noqa: ASYNC110 - the node tells nobody
+                await asyncio.sleep(0.005)
+            cancel.set()
             with pytest.raises(GenerationCancelled) as caught:
-                await events_of(engine, cancel=cancel)
-            assert caught.value.partial == "".join(ANSWER[: max(0, hang_after - 1)])
+                await task
+            assert caught.value.partial == expected
             await asyncio.wait_for(node.released.wait(), 5)
             assert node.running == 0
             await engine.close()
@@ -544,7 +552,8 @@ def test_a_cancelled_task_cancels_the_call_and_the_cancellation_passes_through()
         worker = FakeWorker(Maker())
         transport = DirectTransport(worker, delay=slow(2))
         task = asyncio.ensure_future(events_of(engine_for(transport, worker.maker)))
-        await asyncio.sleep(0.05)
+        while not worker.seen:  # noqa: ASYNC110 - the same
+            await asyncio.sleep(0.005)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task

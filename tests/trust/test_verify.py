@@ -83,9 +83,11 @@ def test_a_directory_signed_by_another_key_is_refused() -> None:
 
 def test_a_directory_other_than_the_signed_one_is_refused() -> None:
     maker = Maker()
-    reply = maker.reply()
-    swapped = DirectoryReply(directory=maker.reply(seq=1).directory, leaf=reply.leaf)
-    refused(maker, swapped, "directory.signature")
+    bundle = maker.bundle()
+    reply = maker.reply(bundle, weights=[1])
+    other = maker.reply(bundle, weights=[2])  # agrees in everything the entry states but the digest
+    refused(maker, DirectoryReply(directory=other.directory, leaf=reply.leaf), "directory.signature")
+    assert verify(maker, reply).nodes
 
 
 def test_a_malformed_leaf_is_refused() -> None:
