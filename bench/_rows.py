@@ -13,7 +13,7 @@ PACKAGES = ("mlx", "mlx-lm", "grpcio", "cryptography")
 
 
 def machine() -> dict[str, Any]:
-    """What the figures depend on; the one-minute load tells a quiet machine from a busy one."""
+    """Say what the figures depend on; the one-minute load tells a quiet machine from a busy one."""
     load = round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None
     return {
         "system": platform.system(),

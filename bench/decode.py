@@ -13,6 +13,7 @@ import statistics
 import subprocess
 import sys
 import time
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +44,7 @@ def main() -> None:
 
 
 def starter() -> Path:
-    """The starter's folder in the store."""
+    """Return the starter's folder in the store."""
     from device.store import Store
 
     return Store().get("smollm2-135m").path
@@ -67,13 +68,13 @@ def same_weights(folder: Path, rounds: int, tokens: int) -> None:
 
     def stock() -> float:
         times = [time.perf_counter() for _ in stream_generate(loaded.model, loaded.tokenizer, ids, max_tokens=tokens)]
-        return 1 / statistics.median(b - a for a, b in zip(times[1:], times[2:], strict=False))
+        return 1 / statistics.median(b - a for a, b in pairwise(times[1:]))
 
     async def ours() -> float:
         times = []
         async for chunk in engine.generate(request(PROMPT, tokens), partition=str(time.monotonic_ns())):
             times += [time.perf_counter()] * min(1, chunk.tokens)
-        return 1 / statistics.median(b - a for a, b in zip(times[1:], times[2:], strict=False))
+        return 1 / statistics.median(b - a for a, b in pairwise(times[1:]))
 
     figures: dict[str, list[float]] = {"ours": [], "stock": []}
     asyncio.run(ours())
@@ -90,9 +91,9 @@ def against_stock(folder: Path, rounds: int) -> None:
     """Rows b: alternating child processes, decode and prefill."""
     figures: dict[str, list[dict[str, float]]] = {name: [] for name in ("ours", *STOCK)}
     for at in range(rounds):
-        for name in figures:
+        for name, found in figures.items():
             if name not in FEW or at == 0:
-                figures[name].append(run_child(name, folder))
+                found.append(run_child(name, folder))
     for name in STOCK:
         for what in ("decode", "prefill"):
             ours = [figure[what] for figure in figures["ours"]]
@@ -145,11 +146,11 @@ def stock_alone(name: str, folder: Path, text: str, prompt: int, answer: int) ->
     mx.eval(model.parameters())
     ids = tokenizer.apply_chat_template([{"role": "user", "content": text}], add_generation_prompt=True)
     ids = ids[-prompt:] if name in FEW else ids
-    last, times = None, []
-    for last in stream_generate(model, tokenizer, ids, max_tokens=answer):
+    times, prefill = [], 0.0
+    for response in stream_generate(model, tokenizer, ids, max_tokens=answer):
         times.append(time.perf_counter())
-    assert last is not None
-    return {"decode": (len(times) - 1) / (times[-1] - times[0]), "prefill": last.prompt_tps, "threads": 0}
+        prefill = response.prompt_tps
+    return {"decode": (len(times) - 1) / (times[-1] - times[0]), "prefill": prefill, "threads": 0}
 
 
 if __name__ == "__main__":

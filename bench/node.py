@@ -1,7 +1,8 @@
 """What sealing costs: the real node with its fake engine against plaintext gRPC over the same processes' libraries.
 
-One JSON line per row: TTFT p50 in milliseconds (ours minus the baseline's is the cost) and frames per second.
-Both servers run in processes of their own, both clients here; rounds alternate, the medians are reported.
+Two rows: time to the first token (``cost_ms`` is what sealing adds) and tokens per second of one stream. The baseline
+sends one message per token; the node's gateway puts up to 16 waiting frames into one, which is where it gets ahead.
+Servers run in processes of their own, both clients here; rounds alternate.
 """
 
 import argparse
@@ -13,6 +14,7 @@ import time
 from collections.abc import Callable
 
 import grpc
+from _rows import row
 
 from hybrid.wire import codec
 from hybrid.wire.directory import Directory
@@ -110,36 +112,26 @@ def child(words: list[str]) -> tuple[subprocess.Popen[str], str]:
     return process, json.loads(process.stdout.readline())["listen"]
 
 
-def measure(rounds: int, work: dict[str, Callable[[], float]]) -> dict[str, float]:
-    """Alternate, so that load of the machine falls on both; return medians."""
-    seen: dict[str, list[float]] = {name: [] for name in work}
-    for _ in range(rounds):
-        for name, once in work.items():
-            seen[name].append(once())
-    return {name: statistics.median(values) for name, values in seen.items()}
-
-
-def row(name: str, unit: str, ours: float, baseline: float) -> None:
-    figures = {"ours": round(ours, 3), "baseline": round(baseline, 3), "ratio": round(ours / baseline, 3)}
-    print(json.dumps({"bench": f"node.{name}", "unit": unit, **figures}))
+def measure(rounds: int, ours: Callable[[], float], baseline: Callable[[], float]) -> tuple[list[float], list[float]]:
+    """Alternate, so that load of the machine falls on both."""
+    pairs = [(ours(), baseline()) for _ in range(rounds)]
+    return [pair[0] for pair in pairs], [pair[1] for pair in pairs]
 
 
 def main() -> None:
-    node, address = child(
-        [sys.executable, "-P", "-m", "pcc_server", "serve", "--engine", "fake", "--json", "--listen", "127.0.0.1:0"]
-        + ["--max-new", str(TOKENS)]
-    )
+    """Print two rows."""
+    serve = [sys.executable, "-P", "-m", "pcc_server", "serve", "--json", "--engine", "fake", "--listen", "127.0.0.1:0"]
+    node, address = child([*serve, "--max-new", str(TOKENS)])
     plain, plain_address = child([sys.executable, __file__, "--plain-server"])
     try:
         sealed, clear = Sealed(address), Plain(plain_address)
         for engine in (sealed, clear):
             engine.run(16)
-        first = measure(40, {"ours": lambda: sealed.run(8)[0] * 1000, "baseline": lambda: clear.run(8)[0] * 1000})
-        row("ttft_p50", "ms", first["ours"], first["baseline"])
-        rate = measure(
-            9, {"ours": lambda: TOKENS / sealed.run(TOKENS)[1], "baseline": lambda: TOKENS / clear.run(TOKENS)[1]}
-        )
-        row("frames", "frames/s", rate["ours"], rate["baseline"])
+        ours, baseline = measure(40, lambda: sealed.run(8)[0] * 1000, lambda: clear.run(8)[0] * 1000)
+        cost = round(statistics.median(ours) - statistics.median(baseline), 3)
+        row("node.ttft", ours=ours, baseline=baseline, unit="ms", smaller_is_better=True, cost_ms=cost)
+        ours, baseline = measure(9, lambda: TOKENS / sealed.run(TOKENS)[1], lambda: TOKENS / clear.run(TOKENS)[1])
+        row("node.frames", ours=ours, baseline=baseline, unit="tokens/s", plain_messages="one per token")
     finally:
         for process in (node, plain):
             process.terminate()

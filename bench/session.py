@@ -7,6 +7,7 @@ from pathlib import Path
 
 from _rows import row
 from decode import starter
+
 from device.engine import MLXEngine
 from hybrid.wire.types import GenerateRequest, Message, Role, Sampling
 

@@ -11,7 +11,6 @@ import threading
 import time
 from collections import deque
 from concurrent.futures import Future
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,45 +18,14 @@ from hybrid.wire.types import FinishReason
 
 from . import fit, loader, runtime
 from .errors import DeviceError, EngineClosed, EngineFailed, Overloaded
-from .lane import cut, lanes
+from .lane import cut
 from .live import Live
+from .messages import Cancel, Close, Message, Release, Submit
 from .prefix import PrefixCache
+from .steps import Steps
 
-CHUNK_S = 0.2  # one prefill chunk should take so long: what a neighbour, or a cancel, waits at most
-CHUNK_MIN, CHUNK_MAX, CHUNK_MIN_SLOW = 32, 512, 8
 WAITING_PER_ROW = 16  # beyond it a request is refused instead of queued
-CACHE_LIMIT_BYTES, CACHE_SHARE = 1_000_000_000, 0.05
-WARM_UP_TOKENS = 16
-SMOOTHING = 0.3  # weight of the newest measurement in a moving average
-
-
-@dataclass(frozen=True, slots=True)
-class Submit:
-    """Run this request."""
-
-    live: Live
-
-
-@dataclass(frozen=True, slots=True)
-class Cancel:
-    """Its reader has gone."""
-
-    live: Live
-
-
-@dataclass(frozen=True, slots=True)
-class Release:
-    """Forget what is kept for a partition."""
-
-    partition: str
-
-
-@dataclass(frozen=True, slots=True)
-class Close:
-    """Stop, free everything, end the thread."""
-
-
-Post = Submit | Cancel | Release | Close
+CACHE_LIMIT_BYTES, CACHE_SHARE = 1_000_000_000, 0.05  # what MLX may keep of freed memory, and of the room
 
 
 class Core:
@@ -71,16 +39,16 @@ class Core:
         self._max_rows = max_rows
         self._stateless = stateless
         self._force = force
-        self._inbox: queue.SimpleQueue[Post] = queue.SimpleQueue()
+        self._inbox: queue.SimpleQueue[Message] = queue.SimpleQueue()
         self._door = threading.Lock()
         self._thread = threading.Thread(target=self._run, name="hybrid-mlx", daemon=True)
         self._running: dict[int, Live] = {}
         self._waiting: deque[Live] = deque()
+        self._prefix = PrefixCache(0, cut=cut)
         self.opened: Future[loader.Loaded] = Future()
         self.closed = False
         self.phase = "loading"
-        self.prefill_tps = 0.0
-        self.decode_tps = 0.0
+        self._steps: Steps | None = None
 
     # -- called by other threads ----------------------------------------------------------------------------------
 
@@ -89,7 +57,7 @@ class Core:
         self._thread.start()
         return self.opened.result()
 
-    def post(self, message: Post) -> None:
+    def post(self, message: Message) -> None:
         """Leave a message. Raises EngineClosed when nobody will read it."""
         with self._door:
             if self.closed:
@@ -117,7 +85,13 @@ class Core:
     @property
     def cached_bytes(self) -> int:
         """Bytes kept from finished conversations."""
-        return self._prefix.nbytes if self.phase in {"ready", "busy"} else 0
+        return self._prefix.nbytes
+
+    @property
+    def speeds(self) -> tuple[float, float]:
+        """Moving averages of prompt and answer tokens per second."""
+        steps = self._steps
+        return (steps.prefill_tps, steps.decode_tps) if steps else (0.0, 0.0)
 
     # -- the thread -----------------------------------------------------------------------------------------------
 
@@ -145,45 +119,14 @@ class Core:
         self._loaded = loader.load(self._folder, plan, check_contents=self._stateless, report=self._report)
         self._report("warmup")
         self._budget = plan.kv_budget_bytes
-        self._slow = runtime.describe().path == "cpu-slow"
-        cache_module = runtime.mlx_lm("models.cache")
-        kept = 0 if self._stateless else plan.prefix_bytes
-        self._prefix = PrefixCache(kept, cut=cut)
+        if not self._stateless:
+            self._prefix = PrefixCache(plan.prefix_bytes, cut=cut)
         spare = 0 if self._stateless else min(CACHE_LIMIT_BYTES, int(CACHE_SHARE * self._budget))
         self._core.set_cache_limit(spare)
-        self._stops = [[token] for token in sorted(self._loaded.tokenizer.eos_token_ids)]
-        self._warm_up(cache_module)
-        self._generator = self._new_generator()
+        self._steps = Steps(self._loaded, max_rows=self._max_rows)
 
     def _report(self, phase: str) -> None:
         self.phase = f"loading {phase}"
-
-    def _warm_up(self, cache_module: Any) -> None:
-        """Run a short prompt twice: the first time pays for pages and kernels, the second gives a first speed."""
-        with self._core.stream(runtime.mlx_lm("generate").generation_stream):
-            for _ in range(2):
-                begun = time.perf_counter()
-                cache = cache_module.make_prompt_cache(self._loaded.model)
-                self._core.eval(self._loaded.model(self._core.array([[0] * WARM_UP_TOKENS]), cache=cache))
-                self.prefill_tps = WARM_UP_TOKENS / max(time.perf_counter() - begun, 1e-6)
-
-    def _new_generator(self) -> Any:
-        generator = runtime.mlx_lm("generate").BatchGenerator(
-            self._loaded.model,
-            stop_tokens=self._stops,
-            completion_batch_size=self._max_rows,
-            prefill_batch_size=1,
-            prefill_step_size=CHUNK_MAX,
-        )
-        self._limit_wired()
-        return generator
-
-    def _limit_wired(self) -> None:
-        """Wire weights and caches only: the generator's constructor wires all that the device recommends."""
-        most = self._core.device_info().get("max_recommended_working_set_size")
-        if most:
-            wanted = self._loaded.plan.weights_bytes + self._budget
-            self._core.set_wired_limit(min(wanted, int(0.9 * int(most))))
 
     def _drain(self) -> bool:
         """Read all messages; block only while there is nothing to do. False ends the loop."""
@@ -242,31 +185,18 @@ class Core:
         live.admitted = live.admitted or time.perf_counter()
         ids = live.restart()
         shared, served = (0, None) if live.suspect else self._prefix.take(live.partition, ids)
-        cache = lanes(self._loaded.model, served)
         live.cached = min(shared, len(live.ids))
-        uid = self._generator.insert(
-            [ids[shared:]],
-            max_tokens=[live.max_tokens - len(live.emitted)],
-            caches=[cache] if cache is not None else None,
-            all_tokens=[ids[:shared]],
-            samplers=[live.chooser],
-            logits_processors=[live.processors],
-        )[0]
-        self._running[uid] = live
+        self._running[self._machine.insert(live, ids, shared, served)] = live
 
     def _step(self) -> None:
         if not self._running:
             return
         self._guard.check()
-        low = CHUNK_MIN_SLOW if self._slow else CHUNK_MIN
-        self._generator.prefill_step_size = int(max(low, min(self.prefill_tps * CHUNK_S, CHUNK_MAX)))
-        begun = time.perf_counter()
         try:
-            prompts, tokens = self._generator.next()
+            prompts, tokens = self._machine.next()
         except Exception as error:  # noqa: BLE001 - anything a model or a kernel raises
             self._start_again(error)
             return
-        self._measure(prompts, tokens, time.perf_counter() - begun)
         for response in prompts:
             if response.uid in self._running and not response.end_of_prompt:
                 self._running[response.uid].progress(response.progress[0])
@@ -274,22 +204,17 @@ class Core:
             if response.uid in self._running:
                 self._take(response)
 
-    def _measure(self, prompts: list[Any], tokens: list[Any], took: float) -> None:
-        if tokens and not prompts:
-            self.decode_tps = _smooth(self.decode_tps, len(tokens) / took)
-        elif prompts and not tokens and not any(p.end_of_prompt for p in prompts):
-            fed = min(self._generator.prefill_step_size, prompts[0].progress[0])
-            if fed >= WARM_UP_TOKENS:  # a last, short chunk says little
-                self.prefill_tps = _smooth(self.prefill_tps, fed / took)
+    @property
+    def _machine(self) -> Steps:
+        if self._steps is None:
+            raise RuntimeError("the engine's thread has freed the model")
+        return self._steps
 
     def _take(self, response: Any) -> None:
         """Hand one token on, and end the request where it ends. Whatever raises here concerns this request alone."""
         live = self._running[response.uid]
         try:
-            values = live.chooser.read()
-            failure = live.failure()
-            if failure is not None:
-                raise failure
+            values = live.read()
             ended = self._ended(live, response, values)
         except Exception as error:  # noqa: BLE001 - sampler, processor, detokeniser or model of this request
             self._take_out(response.uid, known=response.finish_reason is None)
@@ -321,18 +246,13 @@ class Core:
         self._running.pop(uid, None)
         if not known:
             return None
-        caches: dict[int, tuple[Any, list[int]]] = self._generator.remove([uid], return_prompt_caches=self._keeps)
-        return caches.get(uid)
-
-    @property
-    def _keeps(self) -> bool:
-        return not self._stateless
+        return self._machine.remove(uid, with_cache=not self._stateless)
 
     def _keep(self, live: Live, cache: tuple[Any, list[int]] | None) -> None:
-        if self._keeps and cache is not None and cache[0] is not None:
-            self._prefix.put(live.partition, cache[1], cache[0])
         if self._stateless:
             self._core.clear_cache()
+        elif cache is not None and cache[0] is not None:
+            self._prefix.put(live.partition, cache[1], cache[0])
 
     def _fail(self, live: Live, error: Exception) -> None:
         """Tell one reader, without text: an exception's words could quote a prompt."""
@@ -349,8 +269,7 @@ class Core:
         """
         survivors = list(self._running.values())
         self._running.clear()
-        self._generator.close()
-        self._generator = self._new_generator()
+        self._machine.renew()
         if len(survivors) == 1:
             self._fail(survivors[0], error)
             return
@@ -371,17 +290,12 @@ class Core:
             live.mailbox.put(EngineClosed("the engine was closed while this request ran"))
         self._running.clear()
         self._waiting.clear()
-        if hasattr(self, "_generator"):
-            self._generator.close()
-        for name in ("_generator", "_loaded", "_prefix"):
-            if hasattr(self, name):
-                delattr(self, name)
-        if hasattr(self, "_core"):
+        self._prefix.clear()
+        if self._steps is not None:
+            self._steps.close()
+            self._steps = None
+            del self._loaded
             self._core.clear_cache()
-
-
-def _smooth(old: float, new: float) -> float:
-    return new if old == 0.0 else (1 - SMOOTHING) * old + SMOOTHING * new
 
 
 def _open_failure(error: Exception) -> EngineFailed:

@@ -15,10 +15,11 @@ from typing import Self
 from hybrid.wire.types import Chunk, GenerateRequest, Sampling
 
 from . import loader, runtime
-from .core import Cancel, Core, Release, Submit
+from .core import Core
 from .decode import TextStream
 from .errors import ContextOverflow, EngineClosed, ModelDamaged
 from .live import Live, Mailbox
+from .messages import Cancel, Release, Submit
 from .prompt import Framer
 from .sampling import Chooser, processors, seed_of
 from .signals import SignalLog
@@ -44,7 +45,7 @@ class EngineOptions:
 class EngineStatus:
     """What an engine is doing. Never holds text.
 
-    state: ``loading <phase>``, ``ready``, ``busy``, ``closed`` or ``failed``.  cached_bytes: context kept between turns.
+    state: ``ready``, ``busy``, ``closed`` or ``failed``.  cached_bytes: context kept between turns.
     prefill_tps, decode_tps: moving averages, all requests together.
     """
 
@@ -168,6 +169,7 @@ class MLXEngine:
 
     def status(self) -> EngineStatus:
         """Say what the engine is doing now."""
+        prefill_tps, decode_tps = self._core.speeds
         return EngineStatus(
             path=runtime.describe().path,
             weights=self._plan.weights,
@@ -175,8 +177,8 @@ class MLXEngine:
             running=self._core.running,
             waiting=self._core.waiting,
             cached_bytes=self._core.cached_bytes,
-            prefill_tps=self._core.prefill_tps,
-            decode_tps=self._core.decode_tps,
+            prefill_tps=prefill_tps,
+            decode_tps=decode_tps,
             note=self._plan.note,
         )
 
@@ -201,7 +203,7 @@ def _sampling(named: object) -> Sampling:
     values = dict(named) if isinstance(named, dict) else {}
     unknown = set(values) - known
     if unknown:
-        raise ModelDamaged("manifest.json", f"recommends an unknown sampling parameter: {sorted(unknown)[0]}")
+        raise ModelDamaged("manifest.json", f"recommends an unknown sampling parameter: {min(unknown)}")
     if "max_tokens" in values:
         values["max_tokens"] = int(values["max_tokens"])
     return Sampling(**values)

@@ -65,7 +65,10 @@ class Fit:
 
 
 def shape_of(config: Mapping[str, Any]) -> Shape:
-    """Read the shape from a parsed ``config.json``; a nested ``text_config`` wins. Raises KeyError for a missing key."""
+    """Read the shape from a parsed ``config.json``; a nested ``text_config`` wins.
+
+    Raises KeyError for a missing key.
+    """
     flat = {**config, **config.get("text_config", {})}
     heads = int(flat["num_attention_heads"])
     return Shape(
@@ -165,7 +168,7 @@ def most_context(wanted: Need, mark: int, *, rows: int, kv_token_bytes: int) -> 
 
 
 def _sum_in_words(model_id: str, wanted: Need, context_tokens: int, kv_token_bytes: int) -> str:
-    cache = f"cache {_gb(wanted.cache)} ({context_tokens:,} tokens × {kv_token_bytes / 1024:.0f} KiB)"
+    cache = f"cache {_gb(wanted.cache)} ({context_tokens:,} tokens x {kv_token_bytes / 1024:.0f} KiB)"
     parts = [f"weights {_gb(wanted.weights)}", cache, f"work {_gb(wanted.work)}", f"reserve {_gb(wanted.reserve)}"]
     return f"{model_id}: {' + '.join(parts)} = {_gb(wanted.total)} GB"
 

@@ -6,7 +6,6 @@ import threading
 import time
 from collections import deque
 from dataclasses import dataclass, field
-from typing import Any
 
 from hybrid.wire.types import Chunk, EngineTiming, FinishReason, GenerateRequest, Usage
 
@@ -107,9 +106,12 @@ class Live:
         """Tokens of context it may come to take."""
         return len(self.ids) + self.max_tokens
 
-    def failure(self) -> Exception | None:
-        """Return what its sampler or a processor caught."""
-        return self.chooser.error or next((p.error for p in self.processors if p.error), None)
+    def read(self) -> list[float]:
+        """Return the signals of the token that has just come; raises what its sampler or a processor had caught."""
+        caught = self.chooser.error or next((processor.error for processor in self.processors if processor.error), None)
+        if caught is not None:
+            raise caught
+        return self.chooser.read()
 
     def restart(self) -> list[int]:
         """Prepare for a new generator and return the ids it must start from."""
@@ -170,7 +172,7 @@ class Live:
         )
 
     def params(self) -> dict[str, str | int]:
-        """Sampling parameters as applied, decimals as strings (SPEC 9)."""
+        """Return the sampling parameters as applied, decimals as strings (SPEC 9)."""
         sampling = self.request.sampling
         applied: dict[str, str | int] = {
             "max_tokens": self.max_tokens,
@@ -183,8 +185,3 @@ class Live:
         if sampling.stop:
             applied["stop"] = json.dumps(sampling.stop)
         return applied
-
-
-def detached(error: Exception) -> Any:
-    """Return a failure without its traceback, whose frames could hold a prompt."""
-    return error.with_traceback(None)

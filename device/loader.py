@@ -6,6 +6,7 @@ Nothing in the folder is run. Call it on the thread that will own the model.
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -59,12 +60,13 @@ def plan(folder: Path, *, context_tokens: int | None, cpu: bool, force: bool, ro
     room = room_bytes(device_limit=_device_limit()) if room is None else room
     context = _context(shape, manifest, context_tokens)
     packed = sum(fact.size for name, fact in manifest.files.items() if name.endswith(".safetensors"))
+    accept = partial(_accept, manifest.id, context=context, room=room, force=force)
     if not cpu:
-        return _accept(manifest.id, "packed", packed, shape.kv_token_bytes(F16), context, room, force=force, note="")
+        return accept("packed", packed, kv_token=shape.kv_token_bytes(F16), note="")
     kv_token = shape.kv_token_bytes(F32)
     wide = fit.f32_bytes(shape.params, packed)
     if not _is_packed(config):
-        return _accept(manifest.id, "f32", wide, kv_token, context, room, force=force, note="weights as f32")
+        return accept("f32", wide, kv_token=kv_token, note="weights as f32")
     wide_fit = fit.fits(
         model_id=manifest.id,
         weights_bytes=wide + packed,
@@ -73,10 +75,11 @@ def plan(folder: Path, *, context_tokens: int | None, cpu: bool, force: bool, ro
         room_bytes=room,
     )
     if wide_fit.verdict == "fits":
-        note = f"weights as f32 ({wide / 1e6:.0f} MB); packed they would take {packed * F32_SCALES / 1e6:.0f} MB and be slower"
-        return _accept(manifest.id, "f32", wide, kv_token, context, room, force=force, note=note)
+        narrow = f"packed they would take {packed * F32_SCALES / 1e6:.0f} MB and be slower"
+        note = f"weights as f32 ({wide / 1e6:.0f} MB); {narrow}"
+        return accept("f32", wide, kv_token=kv_token, note=note)
     note = f"weights packed with f32 scales; as f32 they would be faster but take {wide / 1e6:.0f} MB"
-    return _accept(manifest.id, "packed", int(packed * F32_SCALES), kv_token, context, room, force=force, note=note)
+    return accept("packed", int(packed * F32_SCALES), kv_token=kv_token, note=note)
 
 
 def load(folder: Path, plan: Plan, *, check_contents: bool, report: Callable[[str], None] = lambda _: None) -> Loaded:
@@ -113,10 +116,10 @@ def _accept(
     model_id: str,
     weights: Weights,
     weights_bytes: int,
+    *,
     kv_token: int,
     context: int,
     room: int,
-    *,
     force: bool,
     note: str,
 ) -> Plan:
@@ -200,6 +203,6 @@ def _to_f32(model: Any) -> None:
 
 
 def _unpack(model: Any) -> None:
-    """Replace packed layers by f32 ones, evaluated one by one so that both forms never lie in memory whole."""
+    """Replace packed layers by f32 ones; both forms lie in memory until the caller evaluates, as the plan counts."""
     utils = runtime.mlx_lm("utils")
     utils.dequantize_model(model)

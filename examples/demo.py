@@ -94,7 +94,7 @@ def demo() -> int:
         if code or not sys.stdin.isatty():
             return code
         print("\nNow you. The chat below uses the same node; starting it was the consent to hand over to it.\n")
-        lent = Doors(own_node=lambda **_: nullcontext(node))
+        lent = Doors(own_node=lambda _: nullcontext(node))
         return int(hybrid(["chat", "--local-node"], standalone_mode=False, obj=lent))
 
 

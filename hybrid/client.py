@@ -275,13 +275,13 @@ class Stream(Folded):
         if self._job is None:
             self._running = self._start()
             self._job = self._loop.submit(_pump(self._running, self._queue, self._consent))
-        while True:
-            with contextlib.suppress(queue.Empty):
-                try:
+        try:
+            while True:
+                with contextlib.suppress(queue.Empty):
                     return self._queue.get(timeout=LOOK_S)
-                except KeyboardInterrupt:
-                    self.cancel()
-                    raise
+        except KeyboardInterrupt:
+            self.cancel()
+            raise
 
     def _drain(self) -> None:
         """Wait for the turn's last word; refuse what it asks meanwhile."""

@@ -79,7 +79,7 @@ def mapped() -> Iterator[None]:
 def public_error(error: "DeviceError") -> HybridError:
     """Return the one public error that a device error means."""
     errors = part("errors")
-    for kind, make in _TABLE.items():
+    for kind, make in ROWS.items():
         if isinstance(error, getattr(errors, kind)):
             return make(error)
     raise error  # a new leaf without a row: tests/test_errors.py keeps this unreachable
@@ -110,7 +110,7 @@ if TYPE_CHECKING:
 
     _Maker = Callable[[DeviceError], HybridError]
 
-_TABLE: "dict[str, _Maker]" = {
+ROWS: "dict[str, _Maker]" = {
     "BadRequest": lambda error: ConfigurationError(str(error)),
     "ContextOverflow": _overflow,
     "DoesNotFit": _unavailable("not_enough_memory", "choose a smaller model, close programs, or use a node"),

@@ -94,6 +94,8 @@ class Conversation:
             elif line.strip():
                 self.answer(line)
         except HybridError as error:
+            if self._opening.failed:
+                raise
             self._exit_code = report(error)
 
     def answer(self, text: str, *, sources: "tuple[Source, ...] | None" = None, policy: str | None = None) -> None:

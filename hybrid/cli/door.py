@@ -33,10 +33,14 @@ def _client(**given: Any) -> "Client":
     return Client(**given)
 
 
-def _own_node(**given: Any) -> "OwnNode":
+def _own_node(settings: "Config") -> "OwnNode":
+    """Start a node that runs what the device runs: a hand-over to a smaller model would help nobody."""
+    from hybrid.local import DeviceModel
     from hybrid.own_node import OwnNode
 
-    return OwnNode.start(**given)
+    model = DeviceModel.find(settings.model, settings.models).model_id
+    store = ("--store", str(settings.models)) if settings.models else ()
+    return OwnNode.start(model=model, options=store)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,7 +48,7 @@ class Doors:
     """What a command reaches the product through. client: makes a Client.  own_node: starts a private node."""
 
     client: "Callable[..., Client]" = _client
-    own_node: "Callable[..., AbstractContextManager[OwnNode]]" = _own_node
+    own_node: "Callable[[Config], AbstractContextManager[OwnNode]]" = _own_node
 
 
 def doors_of(ctx: "click.Context") -> Doors:
@@ -85,7 +89,7 @@ def open_client(
         address, key = settings.node, settings.node_key
         if local_node:
             phase("starting a private node on loopback")
-            node = stack.enter_context(doors.own_node(**_node_words(settings)))
+            node = stack.enter_context(doors.own_node(settings))
             address, key = node.address, node.key
             phase(f"private node ready at {address}")
         client = doors.client(
@@ -101,14 +105,6 @@ def open_client(
         )
         stack.callback(client.close)
         yield client
-
-
-def _node_words(settings: "Config") -> dict[str, Any]:
-    """Let the private node run what the device runs: a hand-over to a smaller model would help nobody."""
-    from hybrid.local import DeviceModel
-
-    model = DeviceModel.find(settings.model, settings.models).model_id
-    return {"model": model, "options": ("--store", str(settings.models)) if settings.models else ()}
 
 
 @contextmanager

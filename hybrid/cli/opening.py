@@ -46,9 +46,9 @@ class Opening:
         self.phase = phase
 
     @property
-    def ready(self) -> bool:
-        """Whether nothing has to be waited for."""
-        return self._ready.is_set()
+    def failed(self) -> bool:
+        """Whether there will never be a client."""
+        return self._ready.is_set() and self._client is None
 
     def client(self, progress: Progress) -> "Client":
         """Return the client, waiting for it with the phase shown. Raises what kept it from opening."""

@@ -9,6 +9,7 @@ from typing import Any
 from hybrid.cli.door import Doors
 from hybrid.client import Client
 from hybrid.errors import HybridError
+from hybrid.own_node import OwnNode
 from hybrid.testing import FakeEngine, MemoryTransport, Wait
 from hybrid.wire.errors import ErrorCode, SealedCode
 
@@ -25,7 +26,7 @@ class Scene:
 
     @property
     def doors(self) -> Doors:
-        return Doors(client=self.client)
+        return Doors(client=self.client, own_node=lambda _: OwnNode.start(engine="fake"))
 
     def client(self, **given: Any) -> Client:
         given |= {"engine": self.device, "max_retries": 0}
@@ -49,6 +50,7 @@ SCENES: dict[str, Callable[[], Scene]] = {
     "talk": lambda: Scene(device=FakeEngine(["First.", "Second.", "Third.", "Fourth."])),
     "broken": lambda: Scene(device=FakeEngine([["some text ", RuntimeError("canary-in-the-error")]])),
     "node": node_scene,
+    "own-node": Scene,
     **{name: lambda name=name: node_scene(name) for name in ("cut_stream", "flip_bit", "other_key", "no_directory")},
     **{str(code).lower(): lambda code=code: node_scene(code) for code in ErrorCode},
     "context-length": lambda: node_scene(SealedCode.CONTEXT_LENGTH),
@@ -59,4 +61,4 @@ if __name__ == "__main__":  # a real process: tests/cli/scenes.py SCENE WORDS...
     sys.path.insert(0, os.getcwd())  # noqa: PTH109
     from hybrid.cli import main
 
-    main(sys.argv[2:], prog_name="hybrid", obj=SCENES[sys.argv[1]]().doors)
+    main(sys.argv[2:], prog_name="hybrid", obj=None if sys.argv[1] == "real" else SCENES[sys.argv[1]]().doors)

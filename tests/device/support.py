@@ -55,12 +55,18 @@ def ask_all(engine: Any, wanted: Iterable[GenerateRequest]) -> list[Any]:
 
 
 class Reference:
-    """The model alone, greedy, without cache or batch: what the engine's text is measured against."""
+    """The model alone, greedy, without cache or batch: what the engine's text is measured against.
 
-    def __init__(self, folder: Path) -> None:
+    wide: packed weights become f32 first, as on the engine's CPU path.
+    """
+
+    def __init__(self, folder: Path, *, wide: bool = False) -> None:
         utils = runtime.mlx_lm("utils")
         self.core = runtime.mlx()
         self.model, config = utils.load_model(folder)
+        if wide:
+            self.model.set_dtype(self.core.float32)
+            utils.dequantize_model(self.model)
         self.tokenizer = utils.load_tokenizer(folder, eos_token_ids=config["eos_token_id"])
 
     def tokens(self, ids: list[int], count: int) -> list[int]:

@@ -40,7 +40,7 @@ def _pieces(text: str, stops: tuple[str, ...], sizes: random.Random) -> tuple[st
 
 @pytest.mark.parametrize("seed", range(200))
 def test_stop_strings_cut_alike_however_the_text_arrives(seed: int) -> None:
-    chance = random.Random(seed)
+    chance = random.Random(seed)  # noqa: S311 - repeatable cases, no secrets
     text = "".join(chance.choice("ab\n") for _ in range(40))
     stops = tuple("".join(chance.choice("ab\n") for _ in range(chance.randint(1, 5))) for _ in range(3))
     out, hit = _pieces(text, stops, chance)

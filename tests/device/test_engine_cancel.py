@@ -24,7 +24,7 @@ async def _idle(engine: MLXEngine) -> None:
 
 
 def _cache_bytes(core: Core) -> int:
-    return int(core._generator.prompt_cache_nbytes)
+    return core._machine.cache_bytes
 
 
 def test_closing_the_iterator_stops_within_one_token(engine: MLXEngine) -> None:
@@ -73,7 +73,7 @@ def test_a_request_that_waits_can_be_cancelled(engine: MLXEngine) -> None:
     async def run() -> None:
         streams = [engine.generate(request("quick fox", max_tokens=4000), partition=str(at)) for at in range(6)]
         first = [asyncio.create_task(anext(stream)) for stream in streams]  # type: ignore[arg-type]
-        while not engine.status().waiting:
+        while not engine.status().waiting:  # noqa: ASYNC110 - the engine is no asyncio object
             await asyncio.sleep(0.005)
         for task in first:
             task.cancel()

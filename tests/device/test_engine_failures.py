@@ -131,7 +131,7 @@ def test_a_detokeniser_that_raises_fails_its_own_request(engine: MLXEngine, monk
     healthy, failed = ask_all(engine, [HEALTHY[0], request("seven", stop=("~~~",))])
     assert isinstance(failed, EngineFailed)
     assert healthy.text == expected
-    assert engine._core._generator.prompt_cache_nbytes == 0
+    assert engine._core._machine.cache_bytes == 0
 
 
 def test_repeating_a_failed_step_would_spoil_the_neighbour(engine: MLXEngine, tiny: Path) -> None:

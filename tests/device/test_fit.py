@@ -1,6 +1,6 @@
 import pytest
 
-from device.fit import SOFT, fits, f32_bytes, kv_bytes, prefix_bytes, shape_of
+from device.fit import SOFT, f32_bytes, fits, kv_bytes, prefix_bytes, shape_of
 
 STARTER = {
     "model_type": "llama",
@@ -85,7 +85,7 @@ def test_a_refusal_shows_the_arithmetic_and_what_would_fit() -> None:
         room_bytes=3_200_000_000,
     )
     assert answer.text == (
-        "llama-3.2-3b-4bit: weights 1.81 + cache 0.47 (4,096 tokens × 112 KiB) + work 0.07 + reserve 0.50 = 2.85 GB; "
+        "llama-3.2-3b-4bit: weights 1.81 + cache 0.47 (4,096 tokens x 112 KiB) + work 0.07 + reserve 0.50 = 2.85 GB; "
         "limit 2.72 GB (85% of the 3.20 free). Fits with context 2,816."
     )
     assert _fit(3.2, context=2816) == "fits"
