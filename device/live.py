@@ -75,7 +75,7 @@ def _join(first: Chunk, second: Chunk) -> Chunk:
     )
 
 
-@dataclass(slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True, eq=False)
 class Live:
     """The engine's own record of one request: the truth, whatever a generator knows.
 

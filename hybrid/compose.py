@@ -66,6 +66,7 @@ class Ask:
 
 def system_text(system: str | None) -> tuple[Labelled, ...]:
     """Return the system message of a conversation, if it has one."""
+    _check_text("the system text", system or "")
     return (_plain(Message(role=Role.SYSTEM, content=system)),) if system and system.strip() else ()
 
 
@@ -77,12 +78,24 @@ def compose(prompt: str | tuple[Message, ...], sources: tuple[Source, ...]) -> t
     Raises ConfigurationError when nothing is asked.
     """
     messages = (Message(role=Role.USER, content=prompt),) if isinstance(prompt, str) else prompt
+    for name, text in (*(("the prompt", m.content) for m in messages), *((s.label, s.text) for s in sources)):
+        _check_text(name, text)
     if not messages or messages[-1].role is not Role.USER:
         raise ConfigurationError("the last message must be the user's", hint="end the messages with what is asked")
     parts = [from_source(source) for source in sources if source.text.strip()]
     if not messages[-1].content.strip() and not parts:
         raise ConfigurationError("the prompt is empty", hint="ask something")
     return (*(_plain(m) for m in messages[:-1]), _asked(messages[-1], parts))
+
+
+def _check_text(name: str, text: str) -> None:
+    """Refuse what no encoding can carry. Raises ConfigurationError naming the place, never the text."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ConfigurationError(
+            f"{name} is not text: character {error.start} is half of a pair", hint="decode the input as UTF-8 first"
+        ) from None
 
 
 def _plain(message: Message) -> Labelled:

@@ -153,15 +153,15 @@ def readings() -> "Readings":
         return part("sensors").read()  # type: ignore[no-any-return]
 
 
-def machine_signals() -> "Signals":
-    """Return the machine's readings as what the router looks at.
+def machine_signals(now: "Readings | None" = None) -> "Signals":
+    """Return the machine's readings, fresh ones unless given, as what the router looks at.
 
     A sensor that does not exist, or a system that does not say, is neutral. A reading that failed takes the worst value
     of its soft range; a link that cannot be read is offline.
     """
     from .routing.signals import WORST_BATTERY, WORST_MEMORY, WORST_THERMAL, MemoryPressure, Signals, Thermal
 
-    now, failed = readings(), part("sensors").Failed
+    now, failed = now or readings(), part("sensors").Failed
     battery, heat, memory = now.battery_percent, now.thermal, now.memory_pressure
     pressures = {"normal": MemoryPressure.NORMAL, "warn": MemoryPressure.WARNING, "critical": MemoryPressure.CRITICAL}
     return Signals(

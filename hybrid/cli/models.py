@@ -81,16 +81,25 @@ class Shelf:
         return gone
 
     def fit_of(self, entry: "Entry") -> "Fit":
-        """Compute what a model would take of this machine's memory, packed, with as much context as is usual."""
-        from hybrid.local import part
+        """Compute what a model would take of this machine's memory: on a processor alone as f32, where that fits."""
+        from hybrid.local import part, runtime_path
 
-        return part("fit").fits(  # type: ignore[no-any-return]
-            model_id=entry.id,
-            weights_bytes=entry.size_bytes,
-            kv_token_bytes=entry.kv_bytes_per_token,
-            context_tokens=min(entry.context_tokens, USUAL_CONTEXT),
-            room_bytes=part("memory").room_bytes(),
-        )
+        fit = part("fit")
+        on_cpu = runtime_path().path.startswith("cpu")
+        forms = [(entry.size_bytes, entry.kv_bytes_per_token * (2 if on_cpu else 1))]
+        if on_cpu:
+            forms.insert(0, (fit.f32_bytes(entry.params, entry.size_bytes), 2 * entry.kv_bytes_per_token))
+        answers: list[Fit] = [
+            fit.fits(
+                model_id=entry.id,
+                weights_bytes=weights,
+                kv_token_bytes=kv_token,
+                context_tokens=min(entry.context_tokens, USUAL_CONTEXT),
+                room_bytes=part("memory").room_bytes(),
+            )
+            for weights, kv_token in forms
+        ]
+        return next((answer for answer in answers if answer.verdict == "fits"), answers[-1])
 
     def pull(self, entry: "Entry", *, progress: "Callable[[Progress], None]", force: bool) -> "Installed":
         """Fetch a model. Raises UnavailableError: no network, wrong digest, full disk; nothing half-done shows."""

@@ -43,7 +43,6 @@ def node_scene(fault: str | HybridError | ErrorCode | SealedCode | None = None) 
 SCENES: dict[str, Callable[[], Scene]] = {
     "device": Scene,
     "slow": lambda: Scene(device=FakeEngine([SLOW])),
-    "long": lambda: Scene(device=FakeEngine(["word " * 100_000])),
     "slow-node": lambda: Scene(node=MemoryTransport(FakeEngine([SLOW], model_id="fake-node"))),
     "narrow": lambda: Scene(device=FakeEngine(["never"], context_size=8)),
     "escapes": lambda: Scene(device=FakeEngine(["red \x1b[31m bell \x07 end"])),

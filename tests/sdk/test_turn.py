@@ -149,6 +149,15 @@ def test_an_empty_prompt_is_a_configuration_error(face: Opener, bench: Bench, pr
     assert (bench.device.requests, bench.node.contacts) == ([], 0)
 
 
+@pytest.mark.parametrize("where", ["prompt", "system", "source"])
+def test_half_of_a_surrogate_pair_is_refused_by_its_place(face: Opener, bench: Bench, where: str) -> None:
+    bad = "canary \ud800"
+    how: dict[str, Any] = {"system": {"system": bad}, "source": {"sources": [Source.text(bad)]}, "prompt": {}}[where]
+    with face(**bench.options()) as client, pytest.raises(ConfigurationError, match="7") as caught:
+        client.ask(bad if where == "prompt" else "hi", **how)
+    assert "canary" not in str(caught.value)
+
+
 @pytest.mark.parametrize(
     "how",
     [

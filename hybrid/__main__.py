@@ -1,0 +1,5 @@
+"""``python -m hybrid`` is ``hybrid``."""
+
+from .cli import main
+
+main()
