@@ -23,7 +23,6 @@ KEYS = {
     "prompt",
     "max_tokens",
     "temperature",
-    "repetition_penalty",
     "route",
     "reasons",
     "show_source",
