@@ -101,7 +101,7 @@ class Core:
             self._open()
         except Exception as error:  # noqa: BLE001 - carried to the caller of start()
             self._shut("failed")
-            self.opened.set_exception(error if isinstance(error, DeviceError) else _open_failure(error))
+            self.opened.set_exception(error if isinstance(error, DeviceError) else _loading(error))
             return
         self.phase = "ready"
         self.opened.set_result(self._loaded)
@@ -214,7 +214,7 @@ class Core:
         """Hand one token on, and end the request where it ends. Whatever raises here concerns this request alone."""
         live = self._running[response.uid]
         try:
-            values = live.read()
+            values = live.read(response.logprobs, response.token)
             ended = self._ended(live, response, values)
         except Exception as error:  # noqa: BLE001 - sampler, processor, detokeniser or model of this request
             self._take_out(response.uid, known=response.finish_reason is None)
@@ -294,9 +294,13 @@ class Core:
         if self._steps is not None:
             self._steps.close()
             self._steps = None
-            del self._loaded
+        self.__dict__.pop("_loaded", None)
+        if "_core" in self.__dict__:
             self._core.clear_cache()
+            # MLX would free this thread's streams after Python has forgotten the thread, and then wants the
+            # interpreter's lock: at exit that aborts the process (seen in one of three).
+            self._core.clear_streams()
 
 
-def _open_failure(error: Exception) -> EngineFailed:
+def _loading(error: Exception) -> EngineFailed:
     return EngineFailed(f"the model could not be loaded: {type(error).__name__}: {error}")

@@ -6,6 +6,7 @@ import threading
 import time
 from collections import deque
 from dataclasses import dataclass, field
+from typing import Any
 
 from hybrid.wire.types import Chunk, EngineTiming, FinishReason, GenerateRequest, Usage
 
@@ -106,12 +107,12 @@ class Live:
         """Tokens of context it may come to take."""
         return len(self.ids) + self.max_tokens
 
-    def read(self) -> list[float]:
+    def read(self, scores: Any, token: int) -> list[float]:
         """Return the signals of the token that has just come; raises what its sampler or a processor had caught."""
         caught = self.chooser.error or next((processor.error for processor in self.processors if processor.error), None)
         if caught is not None:
             raise caught
-        return self.chooser.read()
+        return self.chooser.read(scores, token)
 
     def restart(self) -> list[int]:
         """Prepare for a new generator and return the ids it must start from."""

@@ -49,13 +49,17 @@ class Chooser:
         self._position += 1
         return token
 
-    def read(self) -> list[float]:
-        """Return the signals row of the token that has just come, empty where none was made.
+    def read(self, scores: Any, token: int) -> list[float]:
+        """Return the signals of the token that has just come, empty where none are wanted.
 
-        Raises ArithmeticError when the model's numbers are not numbers: MLX itself would go on with token 0.
+        scores: the log-probabilities it was chosen from, evaluated; f32 is read in place, which costs no operation
+        behind the step in flight.  Raises ArithmeticError when the model's numbers are not numbers: MLX itself would
+        go on with token 0.
         """
-        row = self._rows.popleft() if self._rows else None
-        values: list[float] = [] if row is None else row.tolist()
+        if self._rows:
+            values: list[float] = self._rows.popleft().tolist()
+        else:
+            values = [memoryview(scores)[token]] if self._with_signals else []
         if values and math.isnan(values[0]):
             raise ArithmeticError("the model's scores are not numbers")
         return values
@@ -72,10 +76,10 @@ class Chooser:
         return self._core.random.key(position_seed(self._seed, self._position))
 
     def _note(self, scores: Any, token: Any) -> None:
+        """Make a row where one cannot be read in place later: always for the first token, and for 16-bit scores."""
         first = self._position == 0
-        if first or self._with_signals:
-            full = first and self._with_signals
-            row = signals.row(self._core, scores, token, full=full)
+        if first or (self._with_signals and scores.dtype != self._core.float32):
+            row = signals.row(self._core, scores, token, full=first and self._with_signals)
             self._core.async_eval(row)
             self._rows.append(row)
 

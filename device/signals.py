@@ -1,6 +1,7 @@
 """What the model's own numbers say about an answer, for the router's cascade.
 
-Rows are made lazily inside the sampler and read one step later, so they never wait behind the step in flight.
+Rows are made lazily inside the sampler and read one step later, so they never wait behind the step in flight. Margin
+and entropy cost a pass over all scores; the cascade asks for the first token's only.
 Values are of the distribution before temperature, in nats. Source: device design 4.3, routing design C5.
 """
 
@@ -10,7 +11,6 @@ from typing import Any
 
 from hybrid.wire.types import TokenSignals
 
-ENTROPY_TOKENS = 1  # the cascade asks for the first token's margin and entropy only; both cost a pass over all scores
 MIN_FOR_Q50 = 2
 MIN_FOR_Q10 = 10
 

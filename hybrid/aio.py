@@ -15,23 +15,24 @@ from . import config
 from .compose import Ask, compose, system_text
 from .conversation import AsyncSession, Transcript
 from .core import Action, AnswerHere, AnswerThere, Fail, Outcome, Show, Turn, decide_route, mode_of_call
-from .driver import Driver, Settings, as_timeout
+from .driver import Driver
 from .errors import ConfigurationError, HybridError
 from .events import Event
 from .loop import FORKED
 from .routing.complexity import Scorer, StructuralScorer
 from .routing.labels import Source
 from .routing.policy import Mode
+from .settings import Settings, as_timeout
 from .streaming import AsyncStream, Running
 from .wire.types import Engine, Message, Route, Sampling
 
 if TYPE_CHECKING:
-    from .driver import NodeAddress
     from .exchange import Timeout, Transport
     from .gate import Consent
     from .reply import Reply
     from .routing.decision import Decision
     from .routing.signals import Availability
+    from .settings import NodeAddress
     from .trust.policy import Policy
 
 Prompt = str | Sequence[Message]
@@ -196,7 +197,7 @@ class AsyncClient:
     async def availability(self) -> "Availability":
         """Say of each route whether it can answer, as last known, and what would make it."""
         self._check_usable()
-        return await self._driver.availability()
+        return self._driver.availability()
 
     async def count_tokens(self, prompt: Prompt, *, route: Route | str = Route.ON_DEVICE) -> int:
         """Count the framed request as the model of a route reads it; loads the model on the device.

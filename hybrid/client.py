@@ -26,13 +26,13 @@ from .wire.types import Engine, Route
 if TYPE_CHECKING:
     from concurrent.futures import Future
 
-    from .driver import NodeAddress
     from .exchange import Timeout, Transport
     from .gate import Consent
     from .reply import Reply
     from .routing.complexity import Scorer
     from .routing.decision import Decision
     from .routing.signals import Availability
+    from .settings import NodeAddress
     from .trust.policy import Policy
 
 

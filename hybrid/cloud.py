@@ -13,7 +13,7 @@ import grpc.aio
 
 from .errors import APIConnectionError, APITimeoutError, ProtocolError, RemoteError
 from .exchange import Timeout
-from .peers import Address, Peer, Resolver, diagnose_tls, peers_of, resolve
+from .peers import Address, Peer, Resolver, diagnose_tls, peers_of, resolve, tls_context
 from .remote import CloudEngine
 from .remote_errors import SAME_VERSION, TRY_LATER, broken, refused
 from .wire.codec import METHODS, join_parts
@@ -27,6 +27,7 @@ MAX_RETRY_HINT_MS = 30_000
 MAX_METADATA_BYTES = 8 * 1024
 MESSAGE_SLACK_BYTES = 1024
 DIRECTORY_S = 60.0  # a backstop: whoever asks has a shorter time limit of its own
+MOVED = "make a new client for the node's new address, so that its evidence is judged as that of another machine"
 MAX_PARTS = MAX_DIRECTORY_BYTES // PART_BYTES + 4
 
 OPTIONS: tuple[tuple[str, Any], ...] = (
@@ -43,11 +44,11 @@ OPTIONS: tuple[tuple[str, Any], ...] = (
 
 
 def _unreachable() -> RemoteError:
-    return APIConnectionError("The connection to the node was lost.", hint=TRY_LATER)
+    return APIConnectionError("the connection to the node was lost", hint=TRY_LATER)
 
 
 def _foreign() -> RemoteError:
-    return ProtocolError("What answers at this address is no hybrid-pcc node of this version.", hint=SAME_VERSION)
+    return ProtocolError("what answers at this address is no hybrid-pcc node of this version", hint=SAME_VERSION)
 
 
 # Every status but OK. The text of a status is never read: whoever carries the call can write it.
@@ -106,14 +107,17 @@ class GrpcTransport:
         root_certificates: bytes | None = None,
         resolver: Resolver = resolve,
     ) -> None:
-        """Raise ConfigurationError for an address that is none. Connects nowhere yet."""
+        """Raise ConfigurationError for an address or roots that are none. Connects nowhere yet."""
         self.address = address
         self._parsed = Address.parse(address)
         self._resolver = resolver
         self._connect_s = (timeout or Timeout()).connect
+        if root_certificates is not None:
+            tls_context(root_certificates)
         self._roots = root_certificates
         self._channel: grpc.aio.Channel | None = None
         self._peer: Peer | None = None
+        self._stays_here = False  # once reached on this machine: evidence was judged for a node that is on it
         self._connecting = asyncio.Lock()
 
     @property
@@ -135,6 +139,8 @@ class GrpcTransport:
             return join_parts(parts)
         except grpc.aio.AioRpcError as error:
             raise _of(error) from None
+        except asyncio.CancelledError:
+            raise _cancelled() from None
         except WireError as error:
             raise broken(error, left_device_yes=False) from None
         finally:
@@ -154,6 +160,8 @@ class GrpcTransport:
                 yield reply
         except grpc.aio.AioRpcError as error:
             raise _of(error) from None
+        except asyncio.CancelledError:
+            raise _cancelled() from None
         finally:
             call.cancel()
 
@@ -185,7 +193,11 @@ class GrpcTransport:
         return None
 
     async def _first_that_answers(self) -> grpc.aio.Channel:
-        for peer in await peers_of(self._parsed, self._resolver):
+        peers = await peers_of(self._parsed, self._resolver)
+        allowed = [peer for peer in peers if peer.is_loopback or not self._stays_here]
+        if not allowed:
+            raise APIConnectionError(f"{self.address} no longer leads to this machine", hint=MOVED)
+        for peer in allowed:
             if await self._try(peer) and self._channel is not None:
                 return self._channel
         raise await self._refusal()
@@ -202,6 +214,7 @@ class GrpcTransport:
             await channel.close()
             return False
         self._channel = channel
+        self._stays_here = self._stays_here or peer.is_loopback
         return True
 
     def _open(self, peer: Peer) -> grpc.aio.Channel:
@@ -220,10 +233,10 @@ class GrpcTransport:
             why = await diagnose_tls(self._parsed, self._roots, self._connect_s)
         if why:
             return APIConnectionError(
-                f"No TLS connection to {self.address}: {why}.",
-                hint="Off this machine TLS is required: start the node with a certificate this device trusts.",
+                f"no TLS connection to {self.address}: {why}",
+                hint="off this machine TLS is required: start the node with a certificate this device trusts",
             )
-        return APIConnectionError(f"Nothing answers at {self.address}.", hint="Start the node, or check its address.")
+        return APIConnectionError(f"nothing answers at {self.address}", hint="start the node, or check its address")
 
 
 async def _ready(channel: grpc.aio.Channel) -> bool:
@@ -236,8 +249,14 @@ async def _ready(channel: grpc.aio.Channel) -> bool:
 
 
 def _slow(address: str) -> RemoteError:
-    hint = "Check the node's address and the network, or allow more with Timeout(connect=...)."
-    return APITimeoutError(f"No connection to {address} in time.", phase="connect", hint=hint)
+    hint = "check the node's address and the network, or allow more with Timeout(connect=...)"
+    return APITimeoutError(f"no connection to {address} in time", phase="connect", hint=hint)
+
+
+def _cancelled() -> BaseException:
+    """Tell our caller's own cancelling, which passes through, from a connection that was closed under a call."""
+    task = asyncio.current_task()
+    return asyncio.CancelledError() if task is not None and task.cancelling() else _unreachable()
 
 
 def _of(error: grpc.aio.AioRpcError) -> RemoteError:

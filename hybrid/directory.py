@@ -89,7 +89,7 @@ class DirectoryCache:
         serving = [node for node in directory.nodes if node.model.model_id == wanted]
         if not serving:
             served = ", ".join(sorted({node.model.model_id for node in directory.nodes}))
-            raise ConfigurationError(f"No verified node serves the model {wanted}.", hint=f"They serve: {served}.")
+            raise ConfigurationError(f"no verified node serves the model {wanted}", hint=f"they serve: {served}")
         drawn = choose(serving, k=self._verifier.policy.candidates, rng=self._rng)
         for node in drawn:
             self._count(node).offered += 1
@@ -110,8 +110,8 @@ class DirectoryCache:
         epoch, number = self._failures
         if epoch == self._epoch() and number >= MAX_FAILURES_PER_EPOCH:
             raise APIConnectionError(
-                f"The node refused {number} attempts within a few minutes and is left alone for now.",
-                hint="Wait five minutes, or answer on the device; outer refusals can be forged to steer a client.",
+                f"the node refused {number} attempts within a few minutes and is left alone for now",
+                hint="wait five minutes, or answer on the device; outer refusals can be forged to steer a client",
             )
 
     async def _fetch(self, *, fresh: bool) -> VerifiedDirectory:

@@ -4,6 +4,7 @@
 bytes both ways will do. Errors of the wire floor are mapped here and never leak.
 """
 
+import contextlib
 import secrets
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -41,7 +42,7 @@ class Timeout:
         """Raise ConfigurationError for a time no deadline can keep."""
         for name in ("connect", "attest", "first_token", "idle", "total"):
             if not 0 < getattr(self, name) <= MAX_TIMEOUT_S:
-                raise ConfigurationError(f"The timeout {name} must lie between 0 and {MAX_TIMEOUT_S:g} seconds.")
+                raise ConfigurationError(f"the timeout {name} must lie between 0 and {MAX_TIMEOUT_S:g} seconds")
 
     @property
     def deadline_ms(self) -> int:
@@ -130,6 +131,7 @@ class Exchange:
         try:
             yield from self._items(decode_invoke_reply(reply))
         except WireError as error:
+            self._fail()
             raise broken(error, left_device_yes=self.started) from None
 
     def finish(self) -> Receipt:
@@ -139,7 +141,7 @@ class Exchange:
             opener.close()
         except WireError as error:
             raise broken(error, left_device_yes=self.started) from None
-        if self._receipt is None:  # close() has raised already unless a receipt was checked
+        if self._receipt is None:  # there was one, but the reply went on after its end
             raise broken(TruncatedStream(), left_device_yes=self.started)
         return self._receipt
 
@@ -156,6 +158,12 @@ class Exchange:
             yield from opener.push(reply.frames[at : at + FRAME_BYTES])
         if reply.final:
             self._receipt = opener.finish(reply.final)
+
+    def _fail(self) -> None:
+        """Take back what was complete and open nothing more (SPEC 8)."""
+        self._receipt = None
+        with contextlib.suppress(TruncatedStream):
+            self._ready().close()
 
     def _ready(self) -> ReplyOpener:
         if self._opener is None:

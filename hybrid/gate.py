@@ -1,6 +1,6 @@
 """The egress gate: the one way for bytes made from a request to leave this device.
 
-``plan`` says what would leave, ``clear`` judges labels, decision and consent over the very messages to be sent and
+``plan`` says what would leave, ``clear`` judges labels, decision and consent over the very words to be sent and
 makes the record, ``send`` counts. Only ``clear`` makes a ``Cleared``, and sealing accepts nothing else.
 """
 
@@ -13,81 +13,22 @@ from dataclasses import InitVar, dataclass, field, replace
 from typing import Literal
 
 from .errors import ConfigurationError, ContextOverflowError, HandoffDeclined, PolicyError
+from .plan import LENGTH_PREFIX_BYTES, EgressRecord, HandoffPlan, SentSegment, wire_estimate
 from .routing.decision import Decision
-from .routing.labels import Labels, Segment, cover
+from .routing.labels import Labels, Segment, cover, typed
 from .trust.verify import VerifiedNode
-from .wire.body import body_length
 from .wire.codec import encode_request
-from .wire.constants import BODY_BUCKETS, KEY_PACKAGE_BYTES, MAX_BODY_PLAIN_BYTES, MAX_INVOKE_BYTES
+from .wire.constants import MAX_BODY_PLAIN_BYTES, MAX_INVOKE_BYTES
 from .wire.errors import Malformed, Oversized
 from .wire.types import GenerateRequest, Route
 
+__all__ = ["Cleared", "Consent", "Gate", "HandoffPlan"]
+
 KEPT_RECORDS = 1024  # in memory, until the durable record of the report exists
-LENGTH_PREFIX_BYTES = 4
 BYTES_PER_TOKEN = 4  # what a token of text takes on average; only for sizing a prompt that can't be sent anyway
 LARGEST_REQUEST = MAX_BODY_PLAIN_BYTES - LENGTH_PREFIX_BYTES
-HEADER_BYTES = 114  # SPEC 6, with a 12-character model id, before the candidates
-CANDIDATE_BYTES = 80
 
 _ONLY_HERE = object()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SentSegment:
-    """One piece of what leaves: where it came from and how large it is, never what it says.
-
-    digest: keyed with a secret of this process, since a plain hash of a short text can be guessed.
-    """
-
-    source: str
-    kind: str
-    max_route: Route
-    chars: int
-    digest: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class HandoffPlan:
-    """What would leave the device, to which node and why; shown before anything does.
-
-    node: address.  tier, tier_words: of the weakest candidate.
-    bytes_plain: before sealing; bytes_wire_estimate: after.
-    binding: keyed digest of the request, so that what was agreed to is what is cleared.
-    """
-
-    id: str
-    reason: str
-    decision: Decision
-    node: str
-    tier: int
-    tier_words: str
-    model: str
-    segments: tuple[SentSegment, ...]
-    withheld: tuple[str, ...]
-    bytes_plain: int
-    bytes_wire_estimate: int
-    binding: bytes = field(repr=False)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EgressRecord:
-    """One clearance and what came of it. ``bytes_wire`` is 0 until the bytes were handed to the transport.
-
-    id: of this attempt; plan_id: shared by every attempt of one hand-off.  at: Unix seconds.
-    """
-
-    id: str
-    plan_id: str
-    at: float
-    node: str
-    node_ids: tuple[str, ...]
-    tier: int
-    tier_words: str
-    measurement: str
-    segments: tuple[SentSegment, ...]
-    withheld: tuple[str, ...]
-    bytes_plain: int
-    bytes_wire: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,7 +68,7 @@ class Gate:
     ) -> None:
         """Raise ConfigurationError for a consent that is none of the four."""
         if on_handoff not in ("always", "ask", "never") and not callable(on_handoff):
-            raise ConfigurationError("on_handoff accepts 'always', 'ask', 'never' or a callable, and nothing else.")
+            raise ConfigurationError("on_handoff accepts 'always', 'ask', 'never' or a callable, and nothing else")
         self._on_handoff = on_handoff
         self._ask = ask
         self._now = now
@@ -194,11 +135,12 @@ class Gate:
         Raises PolicyError, HandoffDeclined, ContextOverflowError; after any of them zero bytes have left.
         """
         fresh = self.plan(request, labels, decision, nodes, address=plan.node if plan else "")
-        agreed = plan or fresh
-        if not hmac.compare_digest(agreed.binding, fresh.binding) or agreed.tier > fresh.tier:
-            raise PolicyError("The request or its nodes are not the ones the hand-off plan was made for.")
-        self._consent(agreed)
-        return self._cleared(request, labels, nodes, agreed)
+        if plan is not None:
+            if not hmac.compare_digest(plan.binding, fresh.binding) or plan.tier > fresh.tier:
+                raise PolicyError("the request or its nodes are not the ones the hand-off plan was made for")
+            fresh = _continued(fresh, plan)
+        self._consent(fresh)
+        return self._cleared(request, labels, nodes, fresh)
 
     def renew(self, cleared: Cleared, nodes: Sequence[VerifiedNode]) -> Cleared:
         """Clear the same request again for a further attempt: every label is judged anew, a new record is made.
@@ -206,10 +148,11 @@ class Gate:
         Consent is asked anew only where the nodes became weaker than those that were agreed to.
         """
         plan = cleared.plan
-        fresh = self.plan(cleared.request, cleared.labels, plan.decision, nodes, address=plan.node)
+        again = self.plan(cleared.request, cleared.labels, plan.decision, nodes, address=plan.node)
+        fresh = _continued(again, plan)
         if fresh.tier < plan.tier:
-            return self.clear(cleared.request, cleared.labels, plan.decision, nodes, plan=fresh)
-        return self._cleared(cleared.request, cleared.labels, nodes, plan)
+            self._consent(fresh)
+        return self._cleared(cleared.request, cleared.labels, nodes, fresh)
 
     def send(self, cleared: Cleared, data: bytes) -> bytes:
         """Count the sealed bytes of one cleared request and let them pass; one clearance is good for one sending.
@@ -218,7 +161,7 @@ class Gate:
         """
         record = cleared.record
         if record.id not in self._open or len(data) > MAX_INVOKE_BYTES:
-            raise PolicyError("These bytes were not cleared for leaving the device, or have left it before.")
+            raise PolicyError("these bytes were not cleared for leaving the device, or have left it before")
         self._open.discard(record.id)
         self._records[record.id] = replace(record, bytes_wire=len(data))
         self._bytes_sent += len(data)
@@ -229,19 +172,19 @@ class Gate:
             return
         if self._on_handoff == "never":
             raise HandoffDeclined(
-                "Handing over is switched off, so nothing was sent.",
+                "handing over is switched off, so nothing was sent",
                 by="configuration",
-                hint="Set on_handoff to 'always' or 'ask' to allow it.",
+                hint="set on_handoff to 'always' or 'ask' to allow it",
             )
         asked = self._ask if self._on_handoff == "ask" else self._on_handoff
         if asked is None or isinstance(asked, str):
             raise HandoffDeclined(
-                "There is nobody to ask whether this may be handed over, so nothing was sent.",
+                "there is nobody to ask whether this may be handed over, so nothing was sent",
                 by="nobody",
-                hint="Run it on a terminal, or set on_handoff to 'always'.",
+                hint="run it on a terminal, or set on_handoff to 'always'",
             )
         if asked(plan) is not True:  # an awaitable, or any other truthy thing, is no consent
-            raise HandoffDeclined("The hand-over was declined, so nothing was sent.", by="person")
+            raise HandoffDeclined("the hand-over was declined, so nothing was sent", by="person")
 
     def _cleared(
         self, request: GenerateRequest, labels: Labels, nodes: Sequence[VerifiedNode], plan: HandoffPlan
@@ -284,32 +227,40 @@ class Gate:
         return hmac.digest(self._key, data, "sha256")
 
 
-def wire_estimate(plain: int, candidates: int) -> int:
-    """Bytes on the wire for a request of ``plain`` bytes sealed to some candidates (SPEC 6)."""
-    padded = next((size for size in BODY_BUCKETS if size >= plain + LENGTH_PREFIX_BYTES), BODY_BUCKETS[-1])
-    return HEADER_BYTES + body_length(padded) + candidates * (CANDIDATE_BYTES + KEY_PACKAGE_BYTES)
+def _continued(fresh: HandoffPlan, plan: HandoffPlan) -> HandoffPlan:
+    """Return what was judged just now as part of the hand-off that was shown: of that, only its names are kept."""
+    return replace(fresh, id=plan.id, withheld=plan.withheld)
 
 
 def _weakest(nodes: Sequence[VerifiedNode]) -> VerifiedNode:
     if not nodes or not all(isinstance(node, VerifiedNode) for node in nodes):
-        raise PolicyError("There is no verified node to send to.")
+        raise PolicyError("there is no verified node to send to")
     return min(nodes, key=lambda node: node.tier)
 
 
 def _covered(request: GenerateRequest, labels: Labels, decision: Decision) -> tuple[Segment, ...]:
-    """Return the segments these very messages are made of. Raises PolicyError unless every one of them may leave."""
+    """Return the segments these very words are made of. Raises PolicyError unless every one of them may leave."""
     if decision.route is not Route.PRIVATE_CLOUD:
-        raise PolicyError("The decision keeps this request on the device.")
-    segments = tuple(segment for parts in cover(request, labels) for segment in parts)
+        raise PolicyError("the decision keeps this request on the device")
+    messages = tuple(segment for parts in cover(request, labels) for segment in parts)
+    segments = (*messages, *(_stop_string(text, labels) for text in request.sampling.stop))
     for segment in segments:
         if not segment.may_leave or _digest(segment.text) != segment.digest:
             raise PolicyError(
-                f"{segment.source} may not leave the device.",
+                f"{segment.source} may not leave the device",
                 source=segment.source,
                 label=str(segment.max_route),
-                hint="Answer it on the device, or leave that source out.",
+                hint="answer it on the device, or leave that source out",
             )
     return segments
+
+
+def _stop_string(text: str, labels: Labels) -> Segment:
+    """Label words that end an answer: the caller's own, unless they stand in something that must stay."""
+    words = " ".join(text.split())
+    kept = (s for s in labels.segments if not s.may_leave and words and words in " ".join(s.text.split()))
+    bound = next(kept, None)
+    return replace(bound, text=text) if bound else typed(text, source="stop string")
 
 
 def _digest(text: str) -> bytes:
@@ -322,7 +273,7 @@ def _sized(request: GenerateRequest, node: VerifiedNode) -> bytes:
     except Oversized as error:
         raise _overflow(error.size, node) from None
     except Malformed:
-        raise ConfigurationError("The prompt holds characters that are not Unicode text.") from None
+        raise ConfigurationError("the prompt holds characters that are not Unicode text") from None
     if len(encoded) > LARGEST_REQUEST:
         raise _overflow(len(encoded), node)
     return encoded
@@ -330,8 +281,8 @@ def _sized(request: GenerateRequest, node: VerifiedNode) -> bytes:
 
 def _overflow(size: int, node: VerifiedNode) -> ContextOverflowError:
     return ContextOverflowError(
-        f"The prompt has {size} bytes and a sealed request takes {LARGEST_REQUEST}; nothing was sent.",
-        limit=node.model.context_tokens,
+        f"the prompt has {size} bytes and a sealed request takes {LARGEST_REQUEST}; nothing was sent",
+        limit=min(node.model.context_tokens, LARGEST_REQUEST // BYTES_PER_TOKEN),
         needed=-(-size // BYTES_PER_TOKEN),
-        hint="Send a shorter text, or a part of it.",
+        hint="send a shorter text, or a part of it",
     )

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from .errors import APIConnectionError, ConfigurationError
 
-ADDRESS_HINT = "Write it as host:port, [IPv6]:port or unix:/path, for example 127.0.0.1:8443."
+ADDRESS_HINT = "write it as host:port, [IPv6]:port or unix:/path, for example 127.0.0.1:8443"
 HOST_PORT = re.compile(r"(?:\[(?P<six>[0-9A-Fa-f:.]+)\]|(?P<host>[A-Za-z0-9._-]+)):(?P<port>[0-9]{1,5})")
 MAX_PORT = 65_535
 
@@ -36,7 +36,7 @@ class Address:
             return cls(path=text.removeprefix("unix:"))
         match = HOST_PORT.fullmatch(text)
         if match is None or not 0 < int(match["port"]) <= MAX_PORT:
-            raise ConfigurationError("The node's address is malformed.", hint=ADDRESS_HINT)
+            raise ConfigurationError("the node's address is malformed", hint=ADDRESS_HINT)
         return cls(host=match["six"] or match["host"], port=int(match["port"]))
 
 
@@ -60,11 +60,11 @@ async def peers_of(address: Address, resolver: Resolver = resolve) -> tuple[Peer
         return (Peer(target=f"unix:{address.path}", is_loopback=True),)
     try:
         numbers = await resolver(address.host, address.port)
-    except OSError:
+    except (OSError, UnicodeError):  # the latter from names that no resolver may be asked about, such as a..b
         numbers = ()
     if not numbers:
         raise APIConnectionError(
-            f"The name {address.host} leads to no address.", hint="Check the node's name and this device's network."
+            f"the name {address.host} leads to no address", hint="check the node's name and this device's network"
         )
     return tuple(_peer(number, address.port) for number in numbers)
 
@@ -76,11 +76,20 @@ def _peer(number: str, port: int) -> Peer:
     return Peer(target=target, is_loopback=inner.is_loopback)
 
 
-async def diagnose_tls(address: Address, roots: bytes | None, within_s: float) -> str:
-    """Say why a TLS connection fails, by trying one of our own; empty when nothing answers there at all."""
-    context = ssl.create_default_context(cadata=roots.decode("ascii") if roots else None)
+def tls_context(roots: bytes | None) -> ssl.SSLContext:
+    """Make the TLS 1.3 settings of a client. roots: PEM, None for the system's. Raises ConfigurationError."""
+    try:
+        context = ssl.create_default_context(cadata=None if roots is None else roots.decode("ascii") or " ")
+    except (ssl.SSLError, ValueError):
+        raise ConfigurationError("the root certificates are not PEM", hint="give the bytes of a PEM file") from None
     context.minimum_version = ssl.TLSVersion.TLSv1_3
     context.set_alpn_protocols(["h2"])
+    return context
+
+
+async def diagnose_tls(address: Address, roots: bytes | None, within_s: float) -> str:
+    """Say why a TLS connection fails, by trying one of our own; empty when nothing answers there at all."""
+    context = tls_context(roots)
     try:
         async with asyncio.timeout(within_s):
             _, writer = await asyncio.open_connection(address.host, address.port, ssl=context)

@@ -6,27 +6,24 @@ Nothing is ever sent twice: every attempt draws nodes anew, passes the gate anew
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass, field
-from typing import TypeVar
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from dataclasses import dataclass
 
+from .attempt import Attempt, next_message, race, too_slow
 from .directory import DirectoryCache
-from .errors import APITimeoutError, GenerationCancelled, HybridError, KeyExpiredError, Left, RemoteError
+from .errors import HybridError, KeyExpiredError, Left, RemoteError
 from .events import CheckResult, NodeVerified, Retry
-from .exchange import Answering, Exchange, Item, Timeout, Transport
+from .exchange import Exchange, Timeout, Transport
 from .gate import Cleared, Gate
-from .remote_errors import broken, sealed
+from .remote_errors import broken
 from .retries import Retries
 from .trust.verify import VerifiedNode, Verifier
 from .wire.constants import MAX_ATTEMPTS
 from .wire.errors import TruncatedStream
-from .wire.receipt import Receipt, SealedError, UsageReport
+from .wire.receipt import Receipt
 from .wire.types import Chunk, EngineTiming, FinishReason, Route, Usage
 
-AFTER_FINAL_S = 1.0  # how long a node may leave a finished stream open before it counts as ended
 FURTHER: tuple[Left, ...] = ("no", "ciphertext", "yes")
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,53 +49,6 @@ class CloudResult:
 
 
 CloudEvent = NodeVerified | Retry | Chunk | CloudResult
-
-
-@dataclass(slots=True)
-class _Attempt:
-    """What one attempt has come to so far. deadline: on the monotonic clock."""
-
-    cleared: Cleared
-    exchange: Exchange
-    deadline: float
-    node: VerifiedNode | None = None
-    sent: int = 0
-    text: list[str] = field(default_factory=list)
-    report: UsageReport | None = None
-    error: SealedError | None = None
-    receipt: Receipt | None = None
-    network_s: float = 0.0
-
-    @property
-    def left(self) -> Left:
-        """What has left the device, as far as the protocol can show."""
-        if not self.sent:
-            return "no"
-        return "yes" if self.exchange.started else "ciphertext"
-
-    def take(self, item: Item) -> Chunk | VerifiedNode | None:
-        """Keep what an item says; returns what a caller should see of it now."""
-        if isinstance(item, Answering):
-            self.node = item.node
-            return None if item.node is self.cleared.nodes[0] else item.node
-        if isinstance(item, UsageReport):
-            self.report = item
-        elif isinstance(item, SealedError):
-            self.error = item
-        else:
-            self.text += [item.text] if item.text else []
-            return item
-        return None
-
-    def last(self, seconds: float) -> Chunk:
-        """Say how the answer ended, once its receipt is checked. Raises the sealed error, if there was one."""
-        self.receipt = self.exchange.finish()
-        if self.error is not None:
-            raise sealed(self.error)
-        report = self.report = self.report or UsageReport(usage=Usage(), finish=FinishReason.STOP)
-        busy = report.timing.queue_s + report.timing.prefill_s + report.timing.decode_s
-        self.network_s = max(0.0, seconds - busy)
-        return Chunk(finish_reason=report.finish, usage=report.usage, timing=report.timing, params=report.params)
 
 
 class CloudEngine:
@@ -149,7 +99,7 @@ class CloudEngine:
             error.left_device, error.route = "no", str(Route.PRIVATE_CLOUD)
             raise
         except TimeoutError:
-            raise _too_slow("attest") from None
+            raise too_slow("attest") from None
         finally:
             self._attest_s = time.monotonic() - started
 
@@ -168,10 +118,10 @@ class CloudEngine:
         wire, left = 0, FURTHER[0]
         fresh, renew = False, any(self._now() > node.valid_until for node in cleared.nodes)
         while True:
-            attempt = _Attempt(cleared=cleared, exchange=Exchange(now=self._now), deadline=deadline)
+            attempt = Attempt(cleared=cleared, exchange=Exchange(now=self._now), deadline=deadline)
             try:
                 if renew:
-                    nodes = await _race(self.nodes(fresh=fresh), cancel)
+                    nodes = await race(self.nodes(fresh=fresh), cancel)
                     cleared = attempt.cleared = self.gate.renew(cleared, nodes)
                 async with contextlib.aclosing(self._attempt(attempt, limits, cancel)) as events:
                     async for event in events:
@@ -189,14 +139,14 @@ class CloudEngine:
                 raise failure
             fresh, renew = isinstance(failure, KeyExpiredError), True
             yield Retry(attempt=retries.made + 1, after_s=after_s, cause=type(failure).__name__)
-            await _race(self._sleep(after_s), cancel)
+            await race(self._sleep(after_s), cancel)
 
     async def close(self) -> None:
         """Drop the connection."""
         await self._transport.close()
 
     async def _attempt(
-        self, attempt: _Attempt, limits: Timeout, cancel: asyncio.Event | None
+        self, attempt: Attempt, limits: Timeout, cancel: asyncio.Event | None
     ) -> AsyncGenerator[CloudEvent, None]:
         yield self._facts(attempt.cleared.nodes[0])
         sealed_request = attempt.exchange.start(attempt.cleared, deadline_ms=limits.deadline_ms)
@@ -212,17 +162,17 @@ class CloudEngine:
         yield attempt.last(time.monotonic() - started)
 
     async def _replies(
-        self, data: bytes, attempt: _Attempt, limits: Timeout, cancel: asyncio.Event | None
+        self, data: bytes, attempt: Attempt, limits: Timeout, cancel: asyncio.Event | None
     ) -> AsyncGenerator[bytes, None]:
         stream = self._transport.exchange(data, max(0.1, attempt.deadline - time.monotonic()))
         try:
-            while (reply := await _next(stream, attempt, limits, cancel)) is not None:
+            while (reply := await next_message(stream, attempt, limits, cancel)) is not None:
                 yield reply
         finally:
             if isinstance(stream, AsyncGenerator):
                 await stream.aclose()
 
-    def _note(self, error: HybridError, attempt: _Attempt, left: Left) -> None:
+    def _note(self, error: HybridError, attempt: Attempt, left: Left) -> None:
         error.left_device = left
         error.route = str(Route.PRIVATE_CLOUD)
         error.request_id = attempt.exchange.request_id or None
@@ -240,7 +190,7 @@ class CloudEngine:
             checks=tuple(CheckResult(name=c.name, status=str(c.status), detail=c.detail) for c in node.checks),
         )
 
-    def _result(self, attempt: _Attempt, *, wire: int, attempts: int) -> CloudResult:
+    def _result(self, attempt: Attempt, *, wire: int, attempts: int) -> CloudResult:
         if attempt.receipt is None or attempt.report is None or attempt.node is None:
             raise broken(TruncatedStream(), left_device_yes=True)
         self.directory.answered(attempt.node)
@@ -258,60 +208,3 @@ class CloudEngine:
             attest_s=self._attest_s,
             network_s=attempt.network_s,
         )
-
-
-async def _next(
-    stream: AsyncIterator[bytes], attempt: _Attempt, limits: Timeout, cancel: asyncio.Event | None
-) -> bytes | None:
-    """Wait for the next reply message; None at the end. Each message is progress and starts the wait anew."""
-    phase, limit_s = _limit(attempt, limits)
-    try:
-        async with asyncio.timeout(limit_s):
-            return await _race(anext(stream, None), cancel)
-    except RemoteError:
-        if attempt.exchange.complete:
-            return None  # the answer and its receipt are here; how the call ended is nobody's word
-        if attempt.exchange.started:
-            raise broken(TruncatedStream(), left_device_yes=True) from None
-        raise
-    except HybridError:
-        raise
-    except TimeoutError:
-        if attempt.exchange.complete:
-            return None
-        raise _too_slow(phase) from None
-
-
-def _limit(attempt: _Attempt, limits: Timeout) -> tuple[str, float]:
-    if attempt.exchange.complete:
-        return "idle", AFTER_FINAL_S
-    phase, limit_s = ("idle", limits.idle) if attempt.text else ("first_token", limits.first_token)
-    left_s = attempt.deadline - time.monotonic()
-    return ("total", max(0.0, left_s)) if left_s < limit_s else (phase, limit_s)
-
-
-def _too_slow(phase: str) -> APITimeoutError:
-    words = {
-        "attest": "The node did not show its evidence in time.",
-        "first_token": "The node made no progress towards its first word in time.",
-        "idle": "The node stopped sending in the middle of its answer.",
-        "total": "The answer took longer than the time allowed for it.",
-    }
-    return APITimeoutError(words[phase], phase=phase, hint=f"Allow more time with Timeout({phase}=...), or try later.")
-
-
-async def _race(work: Awaitable[T], cancel: asyncio.Event | None) -> T:
-    """Await work unless ``cancel`` is set first. Raises GenerationCancelled then, with the work cancelled."""
-    if cancel is None:
-        return await work
-    task, stop = asyncio.ensure_future(work), asyncio.ensure_future(cancel.wait())
-    try:
-        await asyncio.wait({task, stop}, return_when=asyncio.FIRST_COMPLETED)
-        if stop.done():
-            raise GenerationCancelled("The answer was stopped.", hint="What had arrived is kept in partial.")
-        return task.result()
-    finally:
-        unfinished = [one for one in (task, stop) if not one.done()]
-        for one in unfinished:
-            one.cancel()
-        await asyncio.gather(*unfinished, return_exceptions=True)

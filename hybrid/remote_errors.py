@@ -40,48 +40,48 @@ from .wire.errors import (
 )
 from .wire.receipt import SealedError
 
-SAME_VERSION = "Install the same version of hybrid-pcc on both ends."
-TRY_LATER = "Try again in a moment, or answer on the device."
-ASK_OPERATOR = "Ask the node's operator to look at its log."
-TAMPERED = "Something between here and the node altered or cut the reply; don't rely on what was shown."
+SAME_VERSION = "install the same version of hybrid-pcc on both ends"
+TRY_LATER = "try again in a moment, or answer on the device"
+ASK_OPERATOR = "ask the node's operator to look at its log"
+TAMPERED = "something between here and the node altered or cut the reply; don't rely on what was shown"
 
 
 def _protocol() -> RemoteError:
-    return ProtocolError("The node refused the sealed request.", hint=SAME_VERSION)
+    return ProtocolError("the node refused the sealed request", hint=SAME_VERSION)
 
 
 def _stale() -> RemoteError:
-    return KeyExpiredError("The node no longer has the key this request was sealed to.", hint=TRY_LATER)
+    return KeyExpiredError("the node no longer has the key this request was sealed to", hint=TRY_LATER)
 
 
 def _replay() -> RemoteError:
     return IntegrityError(
-        "The node has seen this very request before.",
-        hint="Something between here and the node sent it twice; ask again to seal it anew.",
+        "the node has seen this very request before",
+        hint="something between here and the node sent it twice; ask again to seal it anew",
         left_device="ciphertext",
     )
 
 
 def _busy() -> RemoteError:
-    return OverloadedError("The node is busy.", hint=TRY_LATER)
+    return OverloadedError("the node is busy", hint=TRY_LATER)
 
 
 def _limit() -> RemoteError:
-    return RateLimitError("A limit of the node was reached.", scope="node", hint=TRY_LATER)
+    return RateLimitError("a limit of the node was reached", scope="node", hint=TRY_LATER)
 
 
 def _token() -> RemoteError:
-    return NodeAuthError("The node refuses this client's credentials.", hint="Ask the node's operator for access.")
+    return NodeAuthError("the node refuses this client's credentials", hint="ask the node's operator for access")
 
 
 def _deadline() -> RemoteError:
     return APITimeoutError(
-        "The node did not answer before the deadline.", phase="total", hint=TRY_LATER, left_device="ciphertext"
+        "the node did not answer before the deadline", phase="total", hint=TRY_LATER, left_device="ciphertext"
     )
 
 
 def _fault() -> RemoteError:
-    return ServerError("The node had a fault.", hint=ASK_OPERATOR)
+    return ServerError("the node had a fault", hint=ASK_OPERATOR)
 
 
 REFUSALS: Mapping[ErrorCode, Callable[[], RemoteError]] = {
@@ -106,25 +106,25 @@ def refused(code: ErrorCode, *, retry_after: float | None = None) -> RemoteError
 
 def _context(error: SealedError) -> HybridError:
     return ContextOverflowError(
-        f"The prompt needs {error.second} tokens and the node's model takes {error.first}.",
+        f"the prompt needs {error.second} tokens and the node's model takes {error.first}",
         limit=error.first,
         needed=error.second,
-        hint="Send a shorter text, or a part of it.",
+        hint="send a shorter text, or a part of it",
     )
 
 
 def _refusal(_: SealedError) -> HybridError:
-    return RefusalError("The node's policy refused to answer.", by="node", hint="Ask it differently, or on the device.")
+    return RefusalError("the node's policy refused to answer", by="node", hint="ask it differently, or on the device")
 
 
 SEALED: Mapping[SealedCode, Callable[[SealedError], HybridError]] = {
-    SealedCode.BAD_REQUEST: lambda _: ProtocolError("The node can't read the request.", hint=SAME_VERSION),
+    SealedCode.BAD_REQUEST: lambda _: ProtocolError("the node can't read the request", hint=SAME_VERSION),
     SealedCode.CONTEXT_LENGTH: _context,
-    SealedCode.MODEL_UNAVAILABLE: lambda _: ServerError("The node has no such model loaded.", hint=ASK_OPERATOR),
+    SealedCode.MODEL_UNAVAILABLE: lambda _: ServerError("the node has no such model loaded", hint=ASK_OPERATOR),
     SealedCode.OVERLOADED: lambda _: _busy(),
     SealedCode.DEADLINE: lambda _: _deadline(),
     SealedCode.REFUSAL: _refusal,
-    SealedCode.ENGINE_FAILED: lambda _: ServerError("The node's model failed while answering.", hint=ASK_OPERATOR),
+    SealedCode.ENGINE_FAILED: lambda _: ServerError("the node's model failed while answering", hint=ASK_OPERATOR),
 }
 
 
@@ -135,34 +135,34 @@ def sealed(error: SealedError) -> HybridError:
     return mapped
 
 
-def _forged(message: str) -> Callable[[], RemoteError]:
-    return lambda: IntegrityError(message, hint=TAMPERED)
+def _forged(message: str) -> Callable[[WireError], RemoteError]:
+    return lambda _: IntegrityError(message, hint=TAMPERED)
 
 
-def _disagree(message: str) -> Callable[[], RemoteError]:
-    return lambda: ProtocolError(message, hint=SAME_VERSION)
+def _disagree(message: str) -> Callable[[WireError], RemoteError]:
+    return lambda _: ProtocolError(message, hint=SAME_VERSION)
 
 
-BROKEN: Mapping[type[WireError], Callable[[], RemoteError]] = {
-    Malformed: _disagree("The node's reply can't be decoded."),
-    BadVersion: _disagree("The node's reply is of another protocol version."),
-    NonCanonical: _disagree("The node's reply is not in its one allowed encoding."),
-    Oversized: _disagree("The node's reply is larger than the protocol allows."),
-    ReplyFull: _disagree("The node's reply is longer than the protocol allows."),
-    Misuse: _disagree("The exchange with the node was used out of order."),
-    Rejected: _disagree("The node's reply can't be opened."),
-    StaleKey: _stale,
-    Replay: _replay,
-    DecryptionError: _forged("A part of the reply is not what this node would have made."),
-    TruncatedStream: _forged("The reply was cut off before its end."),
-    ReplyOrder: _disagree("The reply's parts came in an order the protocol does not allow."),
-    ReceiptMismatch: _forged("The receipt does not describe this request and reply."),
-    SignatureFailure: _forged("A signature of the reply does not verify."),
+BROKEN: Mapping[type[WireError], Callable[[WireError], RemoteError]] = {
+    Malformed: _disagree("the node's reply can't be decoded"),
+    BadVersion: _disagree("the node's reply is of another protocol version"),
+    NonCanonical: _disagree("the node's reply is not in its one allowed encoding"),
+    Oversized: _disagree("the node's reply is larger than the protocol allows"),
+    ReplyFull: _disagree("the node's reply is longer than the protocol allows"),
+    Misuse: _disagree("the exchange with the node was used out of order"),
+    Rejected: _disagree("the node's reply can't be opened"),
+    StaleKey: lambda _: _stale(),
+    Replay: lambda _: _replay(),
+    DecryptionError: _forged("a part of the reply is not what this node would have made"),
+    TruncatedStream: _forged("the reply was cut off before its end"),
+    ReplyOrder: _disagree("the reply's parts came in an order the protocol does not allow"),
+    ReceiptMismatch: lambda error: _forged(f"the receipt fails the check {error}")(error),  # names, never content
+    SignatureFailure: _forged("a signature of the reply does not verify"),
 }
 
 
 def broken(error: WireError, *, left_device_yes: bool) -> RemoteError:
     """Return the error of a reply that failed its checks. left_device_yes: a node proved it had opened the request."""
-    mapped = BROKEN[type(error)]()
+    mapped = BROKEN[type(error)](error)
     mapped.left_device = "yes" if left_device_yes else "ciphertext"
     return mapped

@@ -1,8 +1,11 @@
 """Personal files as labelled sources. Mail, calendars and contacts stay on the device unless their owner widens them.
 
-Reading goes through ``hybrid.local``; nothing here looks at content to decide a label, only at what a file is.
+Reading goes through ``hybrid.local``. What a file is shows in its name, in the mail folder it lies in, or in its first
+words; what it says never decides.
 """
 
+import contextlib
+import re
 from collections.abc import Callable, Mapping
 from datetime import date
 from pathlib import Path
@@ -22,6 +25,14 @@ KINDS: Mapping[str, str] = {
     ".vcf": "contacts",
     ".vcard": "contacts",
 }
+FIRST_WORDS: Mapping[str, re.Pattern[bytes]] = {
+    "mail": re.compile(rb"From \S+ +[A-Z][a-z]{2} [A-Z][a-z]{2} [ 0-9]"),  # an mbox: sender and date
+    "calendar": re.compile(rb"BEGIN:VCALENDAR\s"),
+    "contacts": re.compile(rb"BEGIN:VCARD\s"),
+}
+FIRST_BYTES = 512
+MAILDIR = ("cur", "new", "tmp")  # the three folders every Maildir has
+DASH = "-" * 8  # between two messages of a mailbox
 
 
 class _TextField:
@@ -85,22 +96,36 @@ def text(content: str, *, label: str = "text", max_route: Route | str | None = N
 
 
 def file(path: str | Path, *, max_route: Route | str | None = None) -> Source:
-    """Read a file as what its name says it is.
+    """Read a file as what it is.
 
-    ``.eml``, ``.mbox``, ``.ics``, ``.vcf`` and their like stay on the device whatever ``max_route`` says; to widen one
-    that is your own, use its constructor. Any other file is UTF-8 text and not limited unless ``max_route`` says so.
+    Mail (``.eml``, ``.mbox``, a file of a Maildir), calendars (``.ics``) and contacts (``.vcf``, as text) stay on the
+    device whatever ``max_route`` says, also under another name; to widen one that is your own, use its constructor.
+    Any other file is UTF-8 text and not limited unless ``max_route`` says so.
     Raises ConfigurationError when it is not there, not readable or not what its name says.
     """
     path = Path(path)
-    kind = KINDS.get(path.suffix.lower(), "file")
-    reader = _READERS.get(path.suffix.lower(), _plain)
-    return _make(str(path), reader(path), kind, path, max_route if kind == "file" else Route.ON_DEVICE)
+    kind = kind_of(path)
+    content = _READERS.get(kind, _plain)(path)
+    return _make(str(path), content, kind, path, max_route if kind == "file" else Route.ON_DEVICE)
+
+
+def kind_of(path: Path) -> str:
+    """Say what a file is: ``mail``, ``calendar``, ``contacts`` or ``file``."""
+    if path.suffix.lower() in KINDS:
+        return KINDS[path.suffix.lower()]
+    if _in_maildir(path):
+        return "mail"
+    first = b""
+    with contextlib.suppress(OSError), path.open("rb") as opened:  # whoever reads it says what is wrong with it
+        first = opened.read(FIRST_BYTES)
+    return next((kind for kind, words in FIRST_WORDS.items() if words.match(first)), "file")
 
 
 def mail(path: str | Path, *, max_route: Route | str | None = None, headers: bool = False) -> Source:
-    """Read one message (RFC 5322): its body, after sender, subject and date where ``headers`` is true.
+    """Read one message (RFC 5322), or a mailbox: each body, after sender, subject and date where ``headers`` is true.
 
-    The body alone by default: small models take header lines for facts about people.
+    The body alone by default: small models take header lines for facts about people. Messages of a mailbox always have
+    them, since nothing else says who wrote which.
     """
     path = Path(path)
     return _make(str(path), _mail(path, headers=headers), "mail", path, max_route)
@@ -125,35 +150,39 @@ def _make(label: str, content: str, kind: str, path: Path | None, max_route: Rou
 
 
 def _plain(path: Path) -> str:
-    return str(_read("read_text", path))
+    return str(_read(path, lambda readers: readers.read_text(path)))
 
 
 def _mail(path: Path, *, headers: bool = False) -> str:
-    message = _read("read_mail", path)
-    if not headers:
-        return str(message.body)
-    return (
-        f"From: {message.sender}\nTo: {message.to}\nSubject: {message.subject}\nDate: {message.date}\n\n{message.body}"
+    messages = _read(path, lambda readers: list(readers.read_mails(path)))
+    if len(messages) == 1 and not headers:
+        return str(messages[0].body)
+    return f"\n{DASH}\n".join(
+        f"From: {m.sender}\nTo: {m.to}\nSubject: {m.subject}\nDate: {m.date}\n\n{m.body}" for m in messages
     )
 
 
 def _calendar(path: Path, *, start: date | None = None, days: int = CALENDAR_DAYS) -> str:
-    from .local import part
-
-    entries = _read("read_calendar", path, start=start or date.today(), days=days)  # noqa: DTZ011 - the owner's own day
-    return str(part("index.readers").calendar_text(entries))
+    first = start or date.today()  # noqa: DTZ011 - the owner's own day
+    return str(_read(path, lambda r: r.calendar_text(r.read_calendar(path, start=first, days=days))))
 
 
-def _read(reader: str, path: Path, **how: Any) -> Any:
+def _in_maildir(path: Path) -> bool:
+    folder = path.absolute().parent
+    return folder.name in MAILDIR and all((folder.parent / name).is_dir() for name in MAILDIR)
+
+
+def _read(path: Path, read: Callable[[Any], Any]) -> Any:
+    """Read with the device's readers. Raises ConfigurationError for what is not there or not what it should be."""
     from .local import mapped, part
 
     if not path.exists():
         raise ConfigurationError(f"no such file: {path}")
     with mapped():
         try:
-            return getattr(part("index.readers"), reader)(path, **how)
+            return read(part("index.readers"))
         except OSError as error:
             raise ConfigurationError(f"{path} cannot be read: {error.strerror}") from None
 
 
-_READERS: Mapping[str, Callable[[Path], str]] = {".eml": _mail, ".emlx": _mail, ".ics": _calendar, ".ical": _calendar}
+_READERS: Mapping[str, Callable[[Path], str]] = {"mail": _mail, "calendar": _calendar}

@@ -116,10 +116,10 @@ class Answer:
     async def _beat(self) -> None:
         loop = asyncio.get_running_loop()
         self._last_sent = loop.time()
-        while True:
-            await asyncio.sleep(self._last_sent + PULSE_S - loop.time())
-            if loop.time() - self._last_sent >= PULSE_S:
-                with contextlib.suppress(NodeError, ReplyFull):  # the stream itself meets both and answers for them
+        with contextlib.suppress(NodeError, ReplyFull):  # the stream itself meets both and answers for them
+            while True:
+                await asyncio.sleep(self._last_sent + PULSE_S - loop.time())
+                if loop.time() - self._last_sent >= PULSE_S:
                     await self._send(Chunk(progress=self._progress))
 
     # --- finish ------------------------------------------------------------------------------------

@@ -37,7 +37,8 @@ def begin(argv: list[str]) -> Inherited:
     """
     link_fd, control_fd, parent = (int(word) for word in argv)
     die_with(parent)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the launcher's to answer
+    for number in (signal.SIGINT, signal.SIGTERM):  # the launcher's to answer, also when a service manager tells all
+        signal.signal(number, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a core file would hold prompts and keys
     end = socket.socket(fileno=control_fd)
     return Inherited(link_fd=link_fd, control=end, settings=Settings.from_json(_first_line(end)["settings"]))

@@ -67,8 +67,8 @@ class Settings:
     def _check_exposed(self) -> None:
         if not self.allow_software:
             raise _bad(
-                f"{self.listen} is not loopback and this node is tier 0: its operator can read every prompt. "
-                "Add --allow-software if clients know that"
+                f"{self.listen} is not loopback and this node is tier 0, whose operator can read every prompt; "
+                "add --allow-software if clients know that"
             )
         if not (self.tls_cert and self.tls_key):
             raise _bad(f"{self.listen} is not loopback: --tls-cert and --tls-key are required there")
@@ -91,6 +91,8 @@ class Settings:
             raise _bad(f"unknown fault {self.fault!r}; there are {', '.join(FAULTS)}")
         if self.fault and not (self.engine == "fake" and loopback):
             raise _bad("--fault is for tests: it needs --engine fake and a loopback address")
+        if self.engine == "fake" and self.model not in ("", FAKE_MODEL):
+            raise _bad("--model needs --engine mlx; the fake engine runs no model")
         if self.fake_delay_ms and self.engine != "fake":
             raise _bad("--fake-delay-ms needs --engine fake")
         if self.epoch_s < 180 and self.engine != "fake":  # noqa: PLR2004 - SPEC 9

@@ -86,8 +86,12 @@ def _origin(trace: TracebackType | None) -> tuple[str, int]:
 
 
 def _line(event: Event, fields: Mapping[str, int | str]) -> bytes:
-    kept = {name: _bounded(value) for name, value in list(fields.items())[:MAX_FIELDS]}
-    return json.dumps({"event": event.value, **kept}, separators=(",", ":")).encode("ascii") + b"\n"
+    return _encode({"event": event.value, **dict(list(fields.items())[:MAX_FIELDS])})
+
+
+def _encode(value: Mapping[str, int | str]) -> bytes:
+    kept = {name: _bounded(field) for name, field in value.items()}
+    return json.dumps(kept, separators=(",", ":")).encode("ascii") + b"\n"
 
 
 def _bounded(value: int | str) -> int | str:
@@ -102,17 +106,18 @@ def _write(line: bytes) -> None:
 
 
 def parse(line: bytes) -> bool:
-    """Tell whether a line has exactly the form that ``emit`` or ``fault`` gives it."""
+    """Tell whether a line, without its end, is byte for byte one that ``emit`` or ``fault`` could have written."""
     try:
-        value = json.loads(line) if len(line) <= MAX_LINE else None
-    except ValueError:
+        value = json.loads(line.decode("ascii")) if len(line) <= MAX_LINE else None
+    except (ValueError, RecursionError):
         return False
-    if not isinstance(value, dict) or value.pop("event", None) not in _NAMES or len(value) > MAX_FIELDS:
+    if not isinstance(value, dict) or len(value) > MAX_FIELDS + 1 or str(value.get("event")) not in _NAMES:
         return False
-    return all(_FIELD.fullmatch(name) and _plain(name, field) for name, field in value.items())
+    plain = all(_FIELD.fullmatch(name) and _plain(name, field) for name, field in value.items())
+    return plain and _encode(value) == line + b"\n"
 
 
 def _plain(name: str, value: object) -> bool:
     if isinstance(value, str):
-        return value in _WORDS or (name == "module" and bool(_MODULE.fullmatch(value)))
+        return value in _WORDS or name == "event" or (name == "module" and bool(_MODULE.fullmatch(value)))
     return isinstance(value, int) and not isinstance(value, bool) and abs(value) <= MAX_NUMBER

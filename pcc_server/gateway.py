@@ -5,6 +5,7 @@ Run by the launcher: ``python -m pcc_server.gateway``. The only file of the node
 
 import asyncio
 import os
+import ssl
 import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -14,29 +15,30 @@ from typing import Any
 import grpc
 from grpc import aio
 
-from hybrid.wire.codec import METHODS, decode_invoke_request, split_parts
+from hybrid.wire.codec import METHODS, decode_invoke_request
 from hybrid.wire.constants import MAX_INVOKE_BYTES
 from hybrid.wire.encoding import u32
 from hybrid.wire.errors import ErrorCode, Malformed
 
 from . import child, control, errors, events, health
 from .config import Settings, split_address
-from .errors import Busy, Refusal, StartFailure
+from .errors import Busy, Limit, Refusal, StartFailure
 from .events import Event
 from .front import admit
 from .health import Readiness, Serving
-from .link import LINK_STREAM, Frame, Kind, Link
+from .link import READER_PATIENCE_S, Kind
 from .publication import Publication
 from .rate import Rate
+from .slots import Slots
 from .streams import Stream
+from .upstream import Upstream
 
 RETRY_KEY = "retry-after-ms"
 DIRECTORY_PER_MINUTE = 60  # SPEC 15
-PENDING_BYTES = 64 * 1024 * 1024  # ciphertext of requests that the worker has not opened yet
 READ_S = 15.0  # for a caller to send its one message and close its half
-GRACE_MS = 2_000  # beyond a request's deadline: the worker answers for it first
-SILENT_S = 8.0  # without a beat of the worker: not ready
 FLUSH_S = 1.0  # for last words to leave
+_CONNECTION_AGE_MS = 30 * 60 * 1000
+_CONNECTION_GRACE_MS = 11 * 60 * 1000  # the longest deadline, and a minute: then the connection is closed
 _MAX_METADATA = 8 * 1024
 _IDENTITY_ONLY = 1  # bit 0: no compression, also not when a caller offers it
 
@@ -48,65 +50,19 @@ class Gateway:
     """The handlers and what they share."""
 
     def __init__(self, settings: Settings) -> None:
-        self._settings = settings
-        self._loop = asyncio.get_running_loop()
-        self._link: Link | None = None
-        self._publication: Publication | None = None
-        self._parts: list[bytes] = []
-        self._streams: dict[int, Stream] = {}
-        self._numbers = 0
+        self._serving = settings.fault != "unavailable"
+        self._callers = Slots(running=2 * settings.streams, queued=0)
         self._directory_rate = Rate(DIRECTORY_PER_MINUTE)
-        self._last_beat = 0.0
-        self._draining = False
-        self._idle = asyncio.Event()
-        self._idle.set()
         self.health = Readiness()
-        self.published = asyncio.Event()
-
-    # --- link --------------------------------------------------------------------------------------
-
-    async def connect(self, link_fd: int) -> None:
-        """Take over the link and watch the worker's beat."""
-        self._link = await Link.connect(link_fd, self._on_frame, self.lose_worker)
-        self._watch_task = self._loop.create_task(self._watch_beat())
-
-    def _on_frame(self, frame: Frame) -> None:
-        if frame.stream in self._streams:
-            self._streams[frame.stream].put(frame)
-        elif frame.kind is Kind.PUBLISH:
-            self._publication = Publication.decode(frame.payload)
-            self._parts = split_parts(self._publication.reply)
-            self.published.set()
-        if frame.stream == LINK_STREAM:
-            self._last_beat = self._loop.time()
-            self._judge()
-
-    def lose_worker(self) -> None:
-        """Refuse everything: the link is gone, and with it the keys."""
-        if self._publication is not None:
-            events.emit(Event.LINK_LOST, streams=len(self._streams))
-        self._publication = None
-        for stream in self._streams.values():
-            stream.refuse(Refusal(code=ErrorCode.BUSY))
-        self._judge()
-
-    async def _watch_beat(self) -> None:
-        while True:
-            await asyncio.sleep(1.0)
-            if self.health.ready and not self._alive():
-                events.emit(Event.WORKER_SILENT, streams=len(self._streams))
-                self._judge()
-
-    def _alive(self) -> bool:
-        return self._publication is not None and self._loop.time() - self._last_beat < SILENT_S
+        self.worker = Upstream(streams=settings.streams, changed=self._judge)
 
     def _judge(self) -> None:
-        self.health.set_ready(self._alive() and not self._draining and self._settings.fault != "unavailable")
+        self.health.set_ready(self.worker.alive and self._serving)
 
     def _published(self) -> Publication:
-        if self._publication is None or not self.health.ready:
+        if self.worker.publication is None or not self.health.ready:
             raise Busy
-        return self._publication
+        return self.worker.publication
 
     # --- handlers ----------------------------------------------------------------------------------
 
@@ -116,54 +72,30 @@ class Gateway:
             raise Malformed("the request of Directory.Get is empty")
         self._published()
         self._directory_rate.take(context.peer().rpartition(":")[0])
-        for part in list(self._parts):
-            await context.write(part)
+        for part in self.worker.parts:
+            await _write(context, part)
 
     async def invoke(self, requests: AsyncIterator[bytes], context: Context) -> None:
         """Inference.Invoke: one sealed request in, one sealed reply out."""
-        data = await _only(requests)
+        self._published()  # a node that is not ready reads nothing
+        with self._callers.enter():
+            data = await _only(requests)
         begun = time.monotonic()
         publication = self._published()
         request = decode_invoke_request(data)
         admitted = admit(request, publication)
         left_ms = _left_ms(admitted.deadline_ms, context.time_remaining(), begun)
-        number, stream = self._open(len(data))
-        timer = self._loop.call_later((left_ms + GRACE_MS) / 1000, stream.refuse, Refusal(code=ErrorCode.DEADLINE))
-        try:
-            self._send(Kind.OPEN, number, admitted.opening(request, left_ms).encode())
+        with self.worker.stream(len(data), left_ms) as (number, stream):
+            self.worker.send(Kind.OPEN, number, admitted.opening(request, left_ms).encode())
             del data, request
             await self._relay(number, stream, context)
-        finally:
-            timer.cancel()
-            self._close(number, stream)
 
     async def _relay(self, number: int, stream: Stream, context: Context) -> None:
         while message := await stream.next():
             reply, frame_bytes = message
-            await context.write(reply)
+            await _write(context, reply)
             if frame_bytes:
-                self._send(Kind.ACK, number, u32(frame_bytes))
-
-    def _open(self, size_bytes: int) -> tuple[int, Stream]:
-        pending = sum(stream.pending_bytes for stream in self._streams.values())
-        if len(self._streams) >= self._settings.streams or pending + size_bytes > PENDING_BYTES:
-            raise Busy
-        self._numbers = self._numbers % 0xFFFF_FFFF + 1
-        stream = self._streams[self._numbers] = Stream(size_bytes)
-        self._idle.clear()
-        return self._numbers, stream
-
-    def _close(self, number: int, stream: Stream) -> None:
-        del self._streams[number]
-        self._send(Kind.CANCEL, number)  # of a stream that has ended the worker knows nothing any more
-        if not stream.ended:
-            events.emit(Event.CANCELLED, streams=len(self._streams))
-        if not self._streams:
-            self._idle.set()
-
-    def _send(self, kind: Kind, number: int, payload: bytes = b"") -> None:
-        if self._link is not None:
-            self._link.send(kind, number, payload)
+                self.worker.send(Kind.ACK, number, u32(frame_bytes))
 
     async def check(self, request: bytes, context: Context) -> bytes:
         """health.Check: answer once. NOT_FOUND for a service that does not exist, as that protocol wants it."""
@@ -175,20 +107,29 @@ class Gateway:
     async def watch(self, request: bytes, context: Context) -> None:
         """health.Watch: answer now and at every change."""
         async for status in self.health.follow(health.decode_request(request)):
-            await context.write(health.encode_reply(status))
+            await _write(context, health.encode_reply(status))
 
     # --- drain -------------------------------------------------------------------------------------
 
     async def drain(self, timeout_s: float) -> None:
-        """Refuse what is new at once; return when what runs has ended, or the time is over."""
-        self._draining = True
+        """Refuse what is new at once; return when what runs has ended, or the time is over and it was refused too."""
+        self._serving = False
         self._judge()
-        events.emit(Event.DRAINING, streams=len(self._streams))
+        events.emit(Event.DRAINING, streams=self.worker.running)
         try:
             async with asyncio.timeout(timeout_s):
-                await self._idle.wait()
+                await self.worker.idle.wait()
         except TimeoutError:
-            return
+            self.worker.refuse_all()
+
+
+async def _write(context: Context, message: bytes) -> None:
+    """Send one message. Raises Limit when the caller takes nothing for half a minute."""
+    try:
+        async with asyncio.timeout(READER_PATIENCE_S):
+            await context.write(message)
+    except TimeoutError:
+        raise Limit from None
 
 
 async def _only(requests: AsyncIterator[bytes]) -> bytes:
@@ -231,12 +172,18 @@ def guarded(handler: Handler) -> Handler:
             raise
         except Exception as error:  # noqa: BLE001 - the table in errors.py ends every one of them
             refusal = errors.refusal(error)
-            if refusal.code is ErrorCode.FAULT and not isinstance(error, errors.Refused):
-                events.fault(error)
+            if not isinstance(error, errors.Refused):  # the worker has told of those
+                _tell(error, refusal)
         await _abort(context, refusal)
         return None
 
     return wrapped
+
+
+def _tell(error: Exception, refusal: Refusal) -> None:
+    if refusal.code is ErrorCode.FAULT:
+        events.fault(error)
+    events.emit(Event.REFUSED, code=refusal.code)
 
 
 async def _abort(context: Context, refusal: Refusal) -> None:
@@ -279,7 +226,8 @@ def make_server(gateway: Gateway, settings: Settings) -> tuple[aio.Server, str]:
             ("grpc.max_metadata_size", _MAX_METADATA),
             ("grpc.absolute_max_metadata_size", _MAX_METADATA),
             ("grpc.max_concurrent_streams", 2 * settings.streams),
-            ("grpc.max_connection_age_ms", 30 * 60 * 1000),
+            ("grpc.max_connection_age_ms", _CONNECTION_AGE_MS),
+            ("grpc.max_connection_age_grace_ms", _CONNECTION_GRACE_MS),
             ("grpc.compression_enabled_algorithms_bitset", _IDENTITY_ONLY),
         )
     )
@@ -303,7 +251,19 @@ def _bind(server: aio.Server, settings: Settings) -> int:
         pair = (Path(settings.tls_key).read_bytes(), Path(settings.tls_cert).read_bytes())
     except OSError as error:
         raise StartFailure(f"cannot read {error.filename}: {error.strerror}", errors.CONFIG_EXIT) from None
+    _check_pair(settings)
     return server.add_secure_port(settings.listen, grpc.ssl_server_credentials([pair]))
+
+
+def _check_pair(settings: Settings) -> None:
+    """Try the files in the standard library, which says no where grpc would only fail to bind."""
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(settings.tls_cert, settings.tls_key, lambda: "")
+    except (OSError, ValueError):
+        raise StartFailure(
+            f"{settings.tls_cert} and {settings.tls_key} are not a certificate chain and its unencrypted key, both PEM",
+            errors.CONFIG_EXIT,
+        ) from None
 
 
 async def _either(*events_: asyncio.Event) -> None:
@@ -317,7 +277,6 @@ async def _main(inherited: child.Inherited) -> None:
     settings = inherited.settings
     gateway = Gateway(settings)
     server, listen = make_server(gateway, settings)
-    await gateway.connect(inherited.link_fd)
     stop = asyncio.Event()
     drains: list[asyncio.Task[None]] = []
 
@@ -330,13 +289,18 @@ async def _main(inherited: child.Inherited) -> None:
             drains.append(asyncio.create_task(drain(float(message["drain_s"]))))
 
     def ended() -> None:
-        gateway.lose_worker()
+        gateway.worker.lose()
         stop.set()
 
+    def link_ended() -> None:
+        if gateway.worker.published.is_set():  # before that the launcher knows more: why the worker cannot start
+            ended()
+
+    await gateway.worker.connect(inherited.link_fd, link_ended)
     child.on_control(inherited.control, told, ended)
     child.silence()
     await server.start()
-    await _either(gateway.published, stop)
+    await _either(gateway.worker.published, stop)
     control.write(inherited.control, facts={"listen": listen})
     await stop.wait()
     gateway.health.close()

@@ -51,6 +51,7 @@ class Launcher:
                 self._turn()
         finally:
             self._end_children()
+            signal.set_wakeup_fd(-1)
             woken.close()
             self._selector.close()
         if self._last_words:
@@ -132,6 +133,8 @@ class Launcher:
     # --- end ---------------------------------------------------------------------------------------
 
     def _on_end(self, child: Child) -> None:
+        if self._exit is not None:  # the first end explains the others
+            return
         child.end(PATIENCE_S)
         if child.program is Program.GATEWAY and self._signals and child.process.returncode == 0:
             self._exit = 0
@@ -148,7 +151,8 @@ class Launcher:
             self._exit = FAULT_EXIT
         else:
             self._drain_said(child)
-            self._notices.early(child.early)
+            if "node_key" not in self._facts:  # from then on the worker may hold a request
+                self._notices.early(child.early)
             self._last_words = f"the {child.program} {child.how_it_ended()} before the node was ready"
             self._exit = UNAVAILABLE_EXIT
 

@@ -16,6 +16,7 @@ from hybrid.wire.errors import ErrorCode, Malformed
 
 MAX_FRAME_BYTES = MAX_DIRECTORY_BYTES + 65_536  # a publication is the largest thing that crosses
 WINDOW_BYTES = 256 * 1024  # sealed bytes of one stream that may wait in the gateway (node design 3.6)
+READER_PATIENCE_S = 30.0  # a reader that takes nothing for so long has gone to sleep
 LINK_STREAM = 0
 _HEAD = struct.Struct(">IBI")
 _AFTER_LENGTH = _HEAD.size - 4

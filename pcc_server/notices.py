@@ -23,7 +23,8 @@ class Notices:
         self._json = as_json
         self._out = out
         self._err = err
-        self._poll = _reader_poll(out) if as_json else None
+        self._poll = _pipe_poll(out, 0) if as_json else None
+        self._room = _pipe_poll(err, select.POLLOUT)
 
     def starting(self, settings: Settings) -> None:
         """Say that a model is being loaded; that can take a while."""
@@ -71,23 +72,25 @@ class Notices:
         self._tell(self._out, json.dumps(fields, separators=(",", ":")))
 
     def _tell(self, stream: TextIO, text: str) -> None:
+        if stream is self._err and self._room and not self._room.poll(0):
+            return  # nobody reads: rather a lost line than a node that waits for a reader
         try:
             print(text, file=stream, flush=True)
         except OSError:  # a closed terminal or pipe stops nobody from serving
             return
 
 
-def _reader_poll(out: TextIO) -> "select.poll | None":
-    """Watch a pipe for nothing but its reader's end."""
+def _pipe_poll(stream: TextIO, wanted: int) -> "select.poll | None":
+    """Watch a pipe: for its reader's end, and for ``wanted``."""
     try:
-        fd = out.fileno()
+        fd = stream.fileno()
         is_pipe = stat.S_ISFIFO(os.fstat(fd).st_mode)
     except (OSError, ValueError):
         return None
     if not is_pipe or not hasattr(select, "poll"):
         return None
     poll = select.poll()
-    poll.register(fd, 0)
+    poll.register(fd, wanted)
     return poll
 
 

@@ -12,9 +12,8 @@ from hybrid.wire.constants import FRAME_BYTES
 from hybrid.wire.errors import ErrorCode
 
 from .errors import Limit, NodeError, Refusal
-from .link import WINDOW_BYTES, Kind, Link, encode_refusal
+from .link import READER_PATIENCE_S, WINDOW_BYTES, Kind, Link, encode_refusal
 
-READER_PATIENCE_S = 30.0  # a reader that takes nothing for so long has gone to sleep
 _TAMPERED = 5  # the frame that faults act on: after the progress frames, in the middle of text
 _CUT = 8  # frames before the stream is cut: some text is on the screen by then
 

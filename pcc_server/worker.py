@@ -6,12 +6,15 @@ It has no listening socket and opens no file after it is ready. Run by the launc
 import asyncio
 import os
 import sys
-from typing import Any
+from collections.abc import Coroutine
+from contextlib import ExitStack
+from typing import Any, NamedTuple
 
 from hybrid.wire.encoding import deployment_name
-from hybrid.wire.envelope import RequestOpener
-from hybrid.wire.errors import ErrorCode, Malformed, SealedCode
+from hybrid.wire.envelope import ReplySealer, RequestOpener
+from hybrid.wire.errors import ErrorCode, Malformed
 from hybrid.wire.evidence import ModelEntry
+from hybrid.wire.keys import IdentityKey
 
 from . import child, control, errors, events
 from .answer import Answer, Kitchen
@@ -29,8 +32,20 @@ BEAT_S = 2.0
 CLOSE_S = 3.0  # for the engine to free its model
 
 
+class Opened(NamedTuple):
+    """A request that will be answered. The epoch key is not among it: no running reply may prolong that one's life.
+
+    deadline: on the loop's clock.
+    """
+
+    plain: bytes
+    sealer: ReplySealer
+    identity: IdentityKey
+    deadline: float
+
+
 class Worker:
-    """Serves one link until it ends."""
+    """Answers what comes over one link."""
 
     def __init__(self, settings: Settings, loaded: Loaded) -> None:
         self._settings = settings
@@ -49,15 +64,10 @@ class Worker:
         self._link: Link | None = None
         self._running: dict[int, tuple[asyncio.Task[None], Outlet]] = {}
 
-    async def serve(self, link_fd: int) -> None:
-        """Take over the link, publish, and keep both current until cancelled."""
+    async def connect(self, link_fd: int) -> None:
+        """Take over the link and publish."""
         self._link = await Link.connect(link_fd, self._on_frame, self._on_end)
         self._publish()
-        beat = asyncio.create_task(self._beat())
-        try:
-            await self._renew()
-        finally:
-            beat.cancel()
 
     def _publish(self) -> None:
         assert self._link is not None  # noqa: S101 - set before anything calls this
@@ -65,14 +75,17 @@ class Worker:
         self._link.send(Kind.PUBLISH, LINK_STREAM, publication.encode())
         events.emit(Event.PUBLISHED, epoch=self._ring.epoch, triples=len(publication.accepted))
 
-    async def _renew(self) -> None:
+    async def renew(self) -> None:
+        """Keep keys and publication current, for ever."""
         while True:
             await asyncio.sleep(min(1.0, self._ring.seconds_to_next() + 0.001))
             if self._ring.advance():
                 self._publish()
 
-    async def _beat(self) -> None:
-        while self._link:
+    async def beat(self) -> None:
+        """Say over the link that the loop turns, for ever."""
+        assert self._link is not None  # noqa: S101 - set before this runs
+        while True:
             self._link.send(Kind.BEAT, LINK_STREAM)
             await asyncio.sleep(BEAT_S)
 
@@ -93,9 +106,10 @@ class Worker:
         fault = self._settings.fault
         tamper = Tamper(fault, self._link.flush) if fault in IN_REPLY else None
         outlet = Outlet(self._link, frame.stream, tamper)
-        task = self._loop.create_task(self._serve(frame.stream, frame.payload, outlet))
-        self._running[frame.stream] = (task, outlet)
-        task.add_done_callback(lambda _: self._running.pop(frame.stream, None))
+        number = frame.stream
+        task = self._loop.create_task(self._serve(number, frame.payload, outlet))
+        self._running[number] = (task, outlet)
+        task.add_done_callback(lambda _: self._running.pop(number, None))
 
     def _on_end(self) -> None:
         for task, _ in self._running.values():
@@ -106,7 +120,11 @@ class Worker:
     async def _serve(self, stream: int, opening: bytes, outlet: Outlet) -> None:
         begun = self._loop.time()
         try:
-            told = await self._answer(stream, OpenStream.decode(opening), outlet)
+            with ExitStack() as place:
+                opened = self._open(OpenStream.decode(opening), place)
+                del opening
+                answer = Answer(self._kitchen, opened.sealer, outlet, partition=str(stream))
+                told = await answer.run(opened.plain, opened.identity, opened.deadline)
         except asyncio.CancelledError:
             events.emit(Event.CANCELLED, ms=self._ms_since(begun))
         except Cut:
@@ -127,8 +145,8 @@ class Worker:
         events.emit(Event.REFUSED, code=refusal.code)
         outlet.refuse(refusal)
 
-    async def _answer(self, stream: int, opening: OpenStream, outlet: Outlet) -> SealedCode | None:
-        """Take steps 1 to 7 of SPEC 7, then reply."""
+    def _open(self, opening: OpenStream, place: ExitStack) -> Opened:
+        """Take steps 1 to 7 of SPEC 7. place: what holds the request's place inside."""
         begun = self._loop.time()
         self._refuse_by_fault()
         request = RequestOpener(
@@ -140,12 +158,11 @@ class Worker:
             raise DeadlinePassed
         live, identity = self._ring.find(request.entry)
         live.seen.check(request.q)
-        with self._kitchen.slots.enter():
-            plain, sealer = request.open(live.key)
-            live.seen.claim(request.q)  # no pause since the check: what is claimed here runs once
-            deadline = begun + min(request.header.deadline_ms, opening.left_ms) / 1000
-            answer = Answer(self._kitchen, sealer, outlet, partition=str(stream))
-            return await answer.run(plain, identity, deadline)
+        place.enter_context(self._kitchen.slots.enter())
+        plain, sealer = request.open(live.key)
+        live.seen.claim(request.q)  # nothing awaits since the check: what is claimed here runs once
+        deadline = begun + min(request.header.deadline_ms, opening.left_ms) / 1000
+        return Opened(plain, sealer, identity, deadline)
 
     def _refuse_by_fault(self) -> None:
         if self._settings.fault in REFUSALS:
@@ -189,13 +206,22 @@ async def _main(inherited: child.Inherited) -> None:
     worker = Worker(settings, loaded)
     child.silence()
     serving = True
-    task = asyncio.create_task(worker.serve(inherited.link_fd))
     facts: dict[str, Any] = {"node_key": worker.entry.node_key, "tier": worker.entry.tier, "engine": settings.engine}
     control.write(inherited.control, facts={**facts, "model": loaded.engine.model_id})
-    await stop.wait()
-    task.cancel()
+    await worker.connect(inherited.link_fd)
+    await _first(stop.wait(), worker.beat(), worker.renew())
     async with asyncio.timeout(CLOSE_S):
         await loaded.engine.close()
+
+
+async def _first(*works: Coroutine[Any, Any, object]) -> None:
+    """Run until one of them ends. What it raised is raised: a node whose keys no longer end must end itself."""
+    tasks = [asyncio.create_task(work) for work in works]
+    done, running = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    for task in running:
+        task.cancel()
+    for task in done:
+        task.result()
 
 
 def main() -> None:

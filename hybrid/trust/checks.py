@@ -57,22 +57,22 @@ class Findings:
 
 
 HINTS = {
-    "directory.signature": "If the node was restarted, use the key it prints now; else something else answers.",
-    "directory.current": "Set this device's clock and the node's by network time, then try again.",
-    "directory.unique": "The deployment shows different directories; ask its operator before sending anything.",
-    "directory.intact": "Most of the deployment does not verify; ask its operator.",
-    "bundle.validity": "Set this device's clock and the node's by network time, then try again.",
-    "keys.epoch": "Set this device's clock and the node's by network time, then try again.",
-    "tier.software": "Use a node on this machine, or allow software evidence for this deployment in the trust policy.",
-    "tier.minimum": "Use a node with stronger evidence, or lower min_tier in the trust policy.",
+    "directory.signature": "if the node was restarted, use the key it prints now; else something else answers",
+    "directory.current": "set this device's clock and the node's by network time, then try again",
+    "directory.unique": "the deployment shows different directories; ask its operator before sending anything",
+    "directory.intact": "most of the deployment does not verify; ask its operator",
+    "bundle.validity": "set this device's clock and the node's by network time, then try again",
+    "keys.epoch": "set this device's clock and the node's by network time, then try again",
+    "tier.software": "use a node on this machine, or allow software evidence for this deployment in the trust policy",
+    "tier.minimum": "use a node with stronger evidence, or lower min_tier in the trust policy",
 }
-DEFAULT_HINT = "Do not use this node until its operator can explain the failed check."
+DEFAULT_HINT = "do not use this node until its operator can explain the failed check"
 
 
 def attestation_error(name: str, *, expected: str, got: str, hint: str = "") -> AttestationError:
     """Return the error of one failed check, with a hint of its own."""
     return AttestationError(
-        f"The node failed the check {name}: expected {expected}, got {got}.",
+        f"the node failed the check {name}: expected {expected}, got {got}",
         check=name,
         expected=expected,
         got=got,

@@ -14,7 +14,7 @@ AllowSoftware = Literal["never", "loopback", "always"]
 MAX_TIER = 3
 MAX_EVIDENCE_AGE_S = 86_400
 
-KEY_HINT = "Paste the whole key as the node printed it at start: name+8 hex digits+base64."
+KEY_HINT = "paste the whole key as the node printed it at start: name+8 hex digits+base64"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,7 +46,7 @@ class Policy:
         _dns_name(self.deployment)
         if not self.suites:
             raise ConfigurationError(
-                "The trust policy allows no cipher suite.", hint=f"Version 1 has one: {SUITE.hex()}."
+                "the trust policy allows no cipher suite", hint=f"version 1 has one: {SUITE.hex()}"
             )
         for suite in self.suites:
             _one_of("suites", suite, (SUITE.hex(),))
@@ -67,21 +67,21 @@ def parse_signer(key: str) -> NoteVerifier:
     try:
         return NoteVerifier.parse(key)
     except (WireError, ValueError):
-        raise ConfigurationError("The node key is malformed.", hint=KEY_HINT) from None
+        raise ConfigurationError("the node key is malformed", hint=KEY_HINT) from None
 
 
 def _dns_name(deployment: str | None) -> None:
     try:
         deployment_name(deployment or "localhost")
     except WireError:
-        raise ConfigurationError("The trust policy's deployment must be a lower-case DNS name.") from None
+        raise ConfigurationError("the trust policy's deployment must be a lower-case DNS name") from None
 
 
 def _one_of(name: str, value: object, allowed: tuple[str, ...]) -> None:
     if value not in allowed:
-        raise ConfigurationError(f"The trust policy's {name} accepts {', '.join(allowed)} and nothing else.")
+        raise ConfigurationError(f"the trust policy's {name} accepts {', '.join(allowed)} and nothing else")
 
 
 def _within(name: str, value: object, low: int, high: int) -> None:
     if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
-        raise ConfigurationError(f"The trust policy's {name} must be an integer from {low} to {high}.")
+        raise ConfigurationError(f"the trust policy's {name} must be an integer from {low} to {high}")

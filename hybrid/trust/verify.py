@@ -111,8 +111,8 @@ class Verifier:
         """Raise ConfigurationError when the policy names nobody who may sign the directory."""
         if not policy.directory_signers:
             raise ConfigurationError(
-                "The trust policy names no directory signer, so no node can be trusted.",
-                hint="Pass the key the node prints at start: Policy.pinned(key), or --node-key KEY.",
+                "the trust policy names no directory signer, so no node can be trusted",
+                hint="pass the key the node prints at start: Policy.pinned(key), or --node-key KEY",
             )
         self.policy = policy
         self._signers = tuple(parse_signer(key) for key in policy.directory_signers)
@@ -191,7 +191,7 @@ class Verifier:
     def _unique(self, directory: Directory, findings: Findings, held: VerifiedDirectory | None) -> None:
         name = "directory.unique"
         same = held is not None and (directory.epoch, directory.seq) == (held.epoch, held.seq)
-        if same and held is not None and directory.id != held.directory_id:
+        if same and held is not None and not hmac.compare_digest(directory.id, held.directory_id):
             raise findings.failed(name, expected="one directory per epoch and number", got="a second one")
         findings.skipped(NO_LOG, name)
 

@@ -245,8 +245,10 @@ def encode_invoke_reply(*, head: bytes = b"", frames: bytes = b"", final: bytes 
 
 
 def decode_invoke_reply(data: bytes) -> InvokeReply:
-    """Decode one message of a reply stream. Lengths of head and frames are the reply opener's business."""
+    """Decode one message of a reply stream, with at most 16 frames; their own lengths are the opener's business."""
     message = _decode(pcc_pb2.InvokeReply, data, MAX_MESSAGE_BYTES)
+    if len(message.frames) > _MAX_FRAMES_BYTES:
+        raise Oversized(len(message.frames), _MAX_FRAMES_BYTES)
     return InvokeReply(head=message.head, frames=message.frames, final=message.final)
 
 

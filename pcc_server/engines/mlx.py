@@ -16,6 +16,7 @@ from device.errors import (
     DeviceError,
     EngineClosed,
     EngineFailed,
+    ModelDamaged,
     ModelMissing,
     Overloaded,
     UnknownModel,
@@ -43,11 +44,14 @@ def open_mlx(settings: Settings) -> Loaded:
     """Find the model, load it, and return it with its digest. Raises StartFailure with a sentence and a way out."""
     try:
         folder = _folder(settings)
+    except DeviceError as error:
+        _refuse(error, settings.store)
+    try:
         manifest = read_manifest(folder)
         options = EngineOptions(max_rows=settings.max_running, signals=False, stateless=True)
         engine = MLXEngine.open(folder, model_id=manifest.id, options=options)
     except DeviceError as error:
-        _refuse(error)
+        _refuse(error, str(folder))
     accelerator = _ACCELERATORS.get(engine.status().path, Accelerator.CPU)
     return Loaded(engine=_Stateless(engine), manifest=manifest.digest(), accelerator=accelerator)
 
@@ -56,6 +60,8 @@ def _folder(settings: Settings) -> Path:
     """Return the model's folder: a path as given, a name from the store, or the store's default."""
     if (path := Path(settings.model)).is_dir() and settings.model:
         return path
+    if path.is_absolute() or len(path.parts) > 1:
+        raise StartFailure(f"there is no model folder {path}")
     store = Store(Path(settings.store))
     installed = store.get(settings.model) if settings.model else store.default(is_mac=sys.platform == "darwin")
     if installed is None:
@@ -63,11 +69,14 @@ def _folder(settings: Settings) -> Path:
     return installed.path
 
 
-def _refuse(error: DeviceError) -> NoReturn:
+def _refuse(error: DeviceError, where: str) -> NoReturn:
     if isinstance(error, ModelMissing):
         raise StartFailure(f"{error}; fetch it with: hybrid pull {error.model_id}") from None
     if isinstance(error, UnknownModel):
-        raise StartFailure(str(error), CONFIG_EXIT) from None
+        hint = "" if error.nearest else "; see what there is with: hybrid list"
+        raise StartFailure(f"{error}{hint}", CONFIG_EXIT) from None
+    if isinstance(error, ModelDamaged):
+        raise StartFailure(f"{where} is no model folder that can be used: {error}; see: hybrid list") from None
     raise StartFailure(str(error)) from None
 
 

@@ -1,5 +1,7 @@
 import asyncio
+import ctypes
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -278,8 +280,6 @@ def test_a_model_too_large_is_refused_before_its_weights_are_opened(
         if event == "open" and str(arguments[0]).endswith(".safetensors"):
             opened.append(str(arguments[0]))
 
-    import sys
-
     sys.addaudithook(watch)
     (tiny / "model.safetensors").open("rb").close()
     assert opened  # the hook sees what it is there to see
@@ -299,3 +299,30 @@ def test_packed_weights_answer_like_their_own_f32_copy(make_tiny: Callable[..., 
     assert status.weights == ("f32" if status.path.startswith("cpu") else "packed")
     reference = Reference(folder)
     assert answer.text == reference.text(reference.tokens(ids, 24))
+
+
+@pytest.mark.linux
+def test_the_thread_ends_without_needing_python_again(tiny: Path) -> None:
+    """A thread that wants the interpreter's lock after its last Python line aborts a process that is ending.
+
+    Whether it gets the lock before us is a race it loses one time in three, hence the many rounds.
+    """
+    holding = ctypes.PyDLL(None)  # calls through it keep the interpreter's lock
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(100.0)  # nobody may even ask for the lock in between
+    try:
+        stuck = [_waits_for_python(tiny, holding) for _ in range(12)]
+    finally:
+        sys.setswitchinterval(interval)
+    assert stuck == [False] * 12
+
+
+def _waits_for_python(tiny: Path, holding: ctypes.PyDLL) -> bool:
+    core = MLXEngine.open(tiny, model_id="tiny")._core
+    task = f"/proc/self/task/{core._thread.native_id}".encode()
+    core.stop()
+    for _ in range(100):
+        if holding.access(task, 0) != 0:
+            return False
+        holding.usleep(5_000)
+    return True

@@ -42,12 +42,25 @@ from hybrid.routing.labels import Labels, typed
 from hybrid.trust.policy import Policy
 from hybrid.trust.verify import Verifier
 from hybrid.wire.codec import decode_invoke_reply, encode_invoke_reply
+from hybrid.wire.envelope import ReplySealer
 from hybrid.wire.errors import ErrorCode, SealedCode
 from hybrid.wire.keys import EpochKey
 from hybrid.wire.receipt import SealedError
 from hybrid.wire.types import Chunk, FinishReason, Usage
 from tests.sdk.grpc_node import GrpcNode, Proxy
-from tests.trust.maker import ANSWER, EPOCH_S, NOW, DirectTransport, FakeWorker, Maker, asked, decision, failing, live
+from tests.trust.maker import (
+    ANSWER,
+    EPOCH_S,
+    NOW,
+    DirectTransport,
+    FakeWorker,
+    Maker,
+    asked,
+    decision,
+    failing,
+    finished,
+    live,
+)
 
 PROMPT = "What is the capital of France?"
 T = TypeVar("T")
@@ -289,6 +302,16 @@ def test_a_proxy_that_flips_a_bit_is_always_found_out() -> None:
     asyncio.run(run())
 
 
+def test_an_answer_that_never_says_how_it_ended_is_not_complete() -> None:
+    def unfinished(sealer: ReplySealer, _: object, worker: FakeWorker) -> list[bytes]:
+        messages = [encode_invoke_reply(head=sealer.head), encode_invoke_reply(frames=sealer.data(Chunk(text="Par")))]
+        return [*messages, finished(sealer, worker, None)]
+
+    error, events = failed(FakeWorker(Maker(), reply=unfinished), ProtocolError)
+    assert (error.partial, error.left_device) == ("Par", "yes")
+    assert not [event for event in events if isinstance(event, Chunk) and event.finish_reason]
+
+
 # --- retries ---------------------------------------------------------------------------------------
 
 
@@ -378,7 +401,7 @@ def test_nothing_listening_is_tried_three_times_and_nothing_has_left() -> None:
             nodes = await engine.nodes()
         cleared = engine.gate.clear(asked(PROMPT), Labels((typed(PROMPT),)), decision(), nodes)
         events: list[CloudEvent] = []
-        with pytest.raises(APIConnectionError, match="Nothing answers") as caught:  # noqa: PT012 - keeps the events
+        with pytest.raises(APIConnectionError, match="nothing answers") as caught:  # noqa: PT012 - keeps the events
             async for event in engine.stream(cleared):
                 events.append(event)  # noqa: PERF401
         assert len([event for event in events if isinstance(event, Retry)]) == 2
@@ -570,7 +593,8 @@ def test_every_status_but_ok_has_its_row_and_every_row_a_hint() -> None:
     for status in STATUS:
         error = mapped(status)
         assert isinstance(error, RemoteError)
-        assert error.hint.endswith(".")
+        assert not error.hint.endswith(".")
+        assert f"{error}"[0].islower()
         assert type(error) is not RemoteError
 
 

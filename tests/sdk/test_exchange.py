@@ -25,11 +25,13 @@ from hybrid.routing.labels import Labels, typed
 from hybrid.trust.verify import VerifiedNode, Verifier
 from hybrid.wire.codec import decode_invoke_reply, encode_invoke_reply
 from hybrid.wire.constants import FRAME_BYTES
+from hybrid.wire.envelope import ReplySealer
 from hybrid.wire.errors import ErrorCode, ReceiptMismatch, SealedCode, WireError
 from hybrid.wire.keys import IdentityKey
-from hybrid.wire.receipt import Receipt, SealedError, UsageReport
+from hybrid.wire.receipt import Receipt, ReceiptFacts, SealedError, UsageReport
 from hybrid.wire.types import Chunk
-from tests.trust.maker import ANSWER, NOW, DirectTransport, FakeWorker, Maker, asked, decision, failing, good
+from hybrid.wire.v1 import pcc_pb2
+from tests.trust.maker import ANSWER, NOW, USAGE, DirectTransport, FakeWorker, Maker, asked, decision, failing, good
 
 PROMPT = "What is the capital of France?"
 MAKER = Maker()
@@ -183,6 +185,62 @@ def test_messages_out_of_place_are_a_protocol_error(change: Callable[[list[bytes
         exchanged(change)
 
 
+def test_after_an_outer_message_that_does_not_decode_nothing_more_is_opened() -> None:
+    exchange = Exchange(now=lambda: NOW)
+    answer = FakeWorker(MAKER).answer(exchange.start(clear(), deadline_ms=60_000))
+    assert isinstance(answer, list)
+    list(exchange.push(answer[0]))
+    for broken_message in (b"\xff", b""):
+        with pytest.raises(ProtocolError):
+            list(exchange.push(broken_message))
+    for message in answer[1:]:
+        with pytest.raises(ProtocolError):
+            list(exchange.push(message))
+    with pytest.raises(IntegrityError, match="cut off"):
+        exchange.finish()
+
+
+def test_a_reply_with_anything_after_its_end_is_no_longer_complete() -> None:
+    exchange = Exchange(now=lambda: NOW)
+    answer = FakeWorker(MAKER).answer(exchange.start(clear(), deadline_ms=60_000))
+    assert isinstance(answer, list)
+    for message in answer:
+        list(exchange.push(message))
+    assert exchange.complete
+    with pytest.raises(ProtocolError):
+        list(exchange.push(answer[1]))
+    assert not exchange.complete
+    with pytest.raises(IntegrityError):
+        exchange.finish()
+
+
+def test_more_than_sixteen_frames_in_one_message_are_refused() -> None:
+    def together(messages: list[bytes], copies: int) -> list[bytes]:
+        frames = b"".join(decode_invoke_reply(message).frames for message in messages[1:])
+        joined = pcc_pb2.InvokeReply(frames=frames + bytes(copies * FRAME_BYTES)).SerializeToString()
+        return [messages[0], joined]
+
+    with pytest.raises(ProtocolError, match="larger"):
+        exchanged(lambda m: together(m, 17 - 12))
+    with pytest.raises(IntegrityError):  # sixteen are allowed, and then judged one by one
+        exchanged(lambda m: together(m, 16 - 12))
+
+
+@pytest.mark.parametrize("check", ["receipt.model", "receipt.usage", "receipt.signature"])
+def test_the_error_names_the_check_of_the_receipt_that_failed(check: str) -> None:
+    def lying(sealer: ReplySealer, _: object, worker: FakeWorker) -> list[bytes]:
+        manifest = bytes(32) if check == "receipt.model" else NODES[0].manifest
+        usage = None if check == "receipt.usage" else USAGE
+        identity = IdentityKey.generate() if check == "receipt.signature" else worker.maker.identity
+        frames = sealer.usage(USAGE)
+        facts = ReceiptFacts(model_id="fake", manifest=manifest, usage=usage, finish=usage.finish if usage else None)
+        receipt, final = sealer.finish(facts, identity, now=lambda: NOW)
+        return [encode_invoke_reply(head=sealer.head, frames=frames), encode_invoke_reply(frames=receipt, final=final)]
+
+    with pytest.raises(IntegrityError, match=check):
+        exchanged(reply=lying)
+
+
 def test_the_reply_to_another_request_is_refused() -> None:
     other = FakeWorker(MAKER).answer(Exchange(now=lambda: NOW).start(clear(), deadline_ms=60_000))
     assert isinstance(other, list)
@@ -240,7 +298,13 @@ def test_every_error_of_the_wire_floor_has_its_row() -> None:
     for kind in BROKEN:
         error = kind(1, 2) if kind.__name__ == "Oversized" else kind("x")
         assert broken(error, left_device_yes=True).left_device == "yes"
+        assert plain(str(broken(error, left_device_yes=True)))
     assert isinstance(broken(ReceiptMismatch("receipt.usage"), left_device_yes=True), IntegrityError)
+
+
+def plain(words: str) -> bool:
+    """Whether an error reads as they all do: one sentence, lower case, no full stop."""
+    return bool(words) and words[0].islower() and not words.endswith(".")
 
 
 def test_every_outer_refusal_has_its_row_and_a_hint() -> None:
@@ -248,7 +312,8 @@ def test_every_outer_refusal_has_its_row_and_a_hint() -> None:
     for code in ErrorCode:
         error = refused(code, retry_after=1.5)
         assert isinstance(error, RemoteError)
-        assert error.hint.endswith(".")
+        assert plain(str(error))
+        assert plain(error.hint)
         assert error.left_device == "ciphertext"
         assert error.retry_after == 1.5
 
@@ -259,7 +324,8 @@ def test_every_sealed_error_has_its_row_and_has_left_the_device() -> None:
         error = sealed(SealedError(code=code, first=1, second=2))
         assert isinstance(error, HybridError)
         assert error.left_device == "yes"
-        assert error.hint
+        assert plain(str(error))
+        assert plain(error.hint)
     overflow = sealed(SealedError(code=SealedCode.CONTEXT_LENGTH, first=2048, second=5000))
     assert isinstance(overflow, ContextOverflowError)
     assert (overflow.limit, overflow.needed) == (2048, 5000)

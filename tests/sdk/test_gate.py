@@ -6,13 +6,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hybrid.errors import ConfigurationError, ContextOverflowError, HandoffDeclined, PolicyError
-from hybrid.gate import Cleared, Gate, wire_estimate
+from hybrid.gate import Cleared, Gate
+from hybrid.plan import wire_estimate
 from hybrid.routing.labels import LabelReason, Labels, Segment, Source, from_source, typed
-from hybrid.trust.policy import Policy
-from hybrid.trust.verify import Verifier
 from hybrid.wire.constants import MAX_BODY_PLAIN_BYTES
-from hybrid.wire.types import GenerateRequest, Message, Role, Route
-from tests.trust.maker import NOW, Maker, asked, decision
+from hybrid.wire.types import GenerateRequest, Message, Role, Route, Sampling
+from tests.trust.maker import MODEL, NOW, Maker, asked, decision
 
 PROMPT = "What is the capital of France?"
 MAKER = Maker()
@@ -118,6 +117,23 @@ def test_every_message_is_judged_also_system_and_answer() -> None:
     assert refused(Gate(), request, labels(answer, typed(PROMPT)), decision(), NODES).source == "unlabelled text"
 
 
+def test_stop_strings_leave_too_and_are_named_in_plan_and_record() -> None:
+    gate = Gate()
+    request = asked(PROMPT, sampling=Sampling(stop=("END", "\n\n")))
+    record = gate.clear(request, labels(), decision(), NODES).record
+    assert [(s.source, s.chars) for s in record.segments] == [
+        ("prompt", len(PROMPT)), ("stop string", 3), ("stop string", 2),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("stop", ["the test was positive", "the test  was\npositive", mail().text])
+def test_a_stop_string_taken_from_what_must_stay_is_refused(stop: str) -> None:
+    request = asked(PROMPT, sampling=Sampling(stop=("END", stop)))
+    error = refused(Gate(), request, labels(mail(), typed(PROMPT)), decision(), NODES)
+    assert (error.source, error.label) == ("doctor.eml", "on_device")
+    assert "positive" not in str(error)
+
+
 def test_a_decision_for_the_device_is_never_cleared() -> None:
     refused(Gate(), asked(PROMPT), labels(), decision(Route.ON_DEVICE), NODES)
 
@@ -195,6 +211,34 @@ def test_a_renewed_clearance_is_judged_and_recorded_anew_and_not_asked_about_aga
     assert first.record.id != second.record.id
     assert first.record.plan_id == second.record.plan_id
     assert len(gate.records) == 2
+
+
+def test_the_record_says_what_was_judged_and_not_what_a_plan_claims() -> None:
+    gate = Gate()
+    shown = replace(gate.plan(asked(PROMPT), labels(), decision(), NODES), segments=(), bytes_plain=0)
+    record = gate.clear(asked(PROMPT), labels(), decision(), NODES, plan=shown).record
+    assert [s.source for s in record.segments] == ["prompt"]
+    assert record.bytes_plain > len(PROMPT)
+
+
+def test_a_clearance_renewed_for_weaker_nodes_is_asked_about_and_stays_part_of_its_hand_off() -> None:
+    asked_about = []
+    gate = Gate(lambda plan: asked_about.append(plan) is None)
+    shown = gate.plan(asked(PROMPT), labels(), decision(), NODES, withheld=("notes.txt",))
+    first = gate.clear(asked(PROMPT), labels(), decision(), NODES, plan=shown)
+    object.__setattr__(first, "plan", replace(first.plan, tier=2))  # no node of this version is so strong
+    second = gate.renew(first, NODES)
+    assert [plan.tier for plan in asked_about] == [0, 0]
+    assert second.record.plan_id == first.record.plan_id
+    assert second.record.withheld == ("notes.txt",)
+
+
+def test_a_limit_is_never_larger_than_the_need_it_refuses() -> None:
+    text = "x" * 2_000_000
+    wide = MAKER.verified(MAKER.bundle(models=(replace(MODEL, context_tokens=10_000_000),))).nodes
+    with pytest.raises(ContextOverflowError) as caught:
+        Gate().clear(asked(text), labels(typed(text)), decision(), wide)
+    assert caught.value.limit < caught.value.needed
 
 
 def test_a_prompt_larger_than_any_sealed_request_names_limit_and_need_and_sends_nothing() -> None:
@@ -275,7 +319,3 @@ def test_weaker_nodes_than_those_agreed_to_need_a_new_consent() -> None:
     stronger = replace(gate.plan(asked(PROMPT), labels(), decision(), NODES), tier=2, tier_words="sev-snp")
     with pytest.raises(PolicyError):
         gate.clear(asked(PROMPT), labels(), decision(), NODES, plan=stronger)
-
-
-def test_the_verifier_used_here_really_pins_its_signer() -> None:
-    assert Verifier(Policy.pinned(MAKER.signer.vkey)).policy.candidates == 3

@@ -59,7 +59,7 @@ def test_a_wrong_key_gets_no_byte_of_the_request() -> None:
         with client, pytest.raises(AttestationError) as caught:
             client.ask("hi", policy="only_private_cloud")
         assert (caught.value.exit_code, caught.value.left_device) == (5, "no")
-        assert client._async._driver.gate.bytes_sent == 0
+        assert client._async._driver.handover.gate.bytes_sent == 0
 
 
 def test_a_node_that_was_killed_is_unreachable_and_auto_says_so() -> None:

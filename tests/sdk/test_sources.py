@@ -32,6 +32,17 @@ SUMMARY:Choir rehearsal
 END:VEVENT
 END:VCALENDAR
 """
+CARD = "BEGIN:VCARD\nVERSION:4.0\nFN:Ann Example\nTEL:+49 30 5550100\nEND:VCARD\n"
+MBOX = f"""From who@example.org Fri Nov 13 10:00:00 2026
+{MAIL}
+From ann@example.org Sat Nov 14 09:00:00 2026
+From: Ann <ann@example.org>
+Subject: Swimming
+Date: Sat, 14 Nov 2026 09:00:00 +0000
+
+Not this week.
+>From Monday on again.
+"""
 
 
 @pytest.fixture
@@ -67,11 +78,50 @@ def test_a_calendar_is_its_entries_of_the_coming_days(calendar: Path) -> None:
     assert Source.calendar(calendar, start=date(2026, 11, 16), days=14).text.count("Choir rehearsal") == 2
 
 
-@pytest.mark.parametrize("name", ["a.eml", "A.EML", "b.ics", "c.vcf", "d.mbox", "e.vcard"])
-def test_a_personal_file_is_never_widened_by_a_general_wish(tmp_path: Path, name: str) -> None:
-    content = MAIL if name.lower().endswith("eml") else CALENDAR
+@pytest.mark.parametrize(
+    ("name", "content", "kind"),
+    [
+        ("a.eml", MAIL, "mail"),
+        ("A.EML", MAIL, "mail"),
+        ("b.ics", CALENDAR, "calendar"),
+        ("c.vcf", CARD, "contacts"),
+        ("e.vcard", CARD, "contacts"),
+        ("d.mbox", MBOX, "mail"),
+        ("Inbox", MBOX, "mail"),  # an mbox as mail programs name it
+        ("week.txt", CALENDAR, "calendar"),
+        ("people", CARD, "contacts"),
+        ("Maildir/cur/1700000000.M1P2.host:2,S", MAIL, "mail"),
+        ("Maildir/new/1700000001.M1P2.host", MAIL, "mail"),
+    ],
+)
+def test_a_personal_file_is_never_widened_by_a_general_wish(tmp_path: Path, name: str, content: str, kind: str) -> None:
+    for folder in ("cur", "new", "tmp"):
+        (tmp_path / "Maildir" / folder).mkdir(parents=True)
     (tmp_path / name).write_text(content)
-    assert file(tmp_path / name, max_route="private_cloud").limit is Route.ON_DEVICE
+    source = file(tmp_path / name, max_route="private_cloud")
+    assert (source.limit, source.kind) == (Route.ON_DEVICE, kind)
+
+
+def test_a_file_in_a_folder_that_only_looks_like_a_maildir_is_no_mail(tmp_path: Path) -> None:
+    (tmp_path / "new").mkdir()
+    (tmp_path / "new" / "notes").write_text("From here on: words.")
+    assert file(tmp_path / "new" / "notes").limit is Route.PRIVATE_CLOUD
+
+
+def test_each_message_of_a_mailbox_says_who_wrote_it_and_quoted_lines_are_unquoted(tmp_path: Path) -> None:
+    (tmp_path / "d.mbox").write_text(MBOX)
+    text = file(tmp_path / "d.mbox").text
+    first, second = text.split("--------")
+    assert "who@example.org" in first
+    assert first.strip().endswith("four weeks.")
+    assert "ann@example.org" in second
+    assert "From Monday on" in second
+    assert "\n>From" not in text
+
+
+def test_contacts_are_their_text(tmp_path: Path) -> None:
+    (tmp_path / "c.vcf").write_text(CARD)
+    assert file(tmp_path / "c.vcf").text == CARD
 
 
 def test_its_own_constructor_widens_it(mail: Path) -> None:

@@ -1,0 +1,131 @@
+"""The worker as the gateway sees it: what it published, the streams it answers, and whether it is still there."""
+
+import asyncio
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from hybrid.wire.codec import split_parts
+from hybrid.wire.errors import ErrorCode
+
+from . import events
+from .errors import Busy, Refusal
+from .events import Event
+from .link import LINK_STREAM, Frame, Kind, Link
+from .publication import Publication
+from .streams import Stream
+
+PENDING_BYTES = 64 * 1024 * 1024  # ciphertext of requests that the worker has not opened yet
+GRACE_MS = 2_000  # beyond a request's deadline: the worker answers for it first
+SILENT_S = 8.0  # without a beat of the worker: not ready
+WATCH_S = 1.0
+
+
+class Upstream:
+    """The gateway's end of the link. Everything that crosses it is sealed or public.
+
+    streams: how many replies may run at once.  changed: called whenever ``alive`` may have changed.
+    """
+
+    def __init__(self, *, streams: int, changed: Callable[[], None]) -> None:
+        self._most = streams
+        self._changed = changed
+        self._loop = asyncio.get_running_loop()
+        self._link: Link | None = None
+        self._streams: dict[int, Stream] = {}
+        self._numbers = 0
+        self._last_beat = 0.0
+        self.publication: Publication | None = None
+        self.parts: list[bytes] = []
+        self.published = asyncio.Event()
+        self.idle = asyncio.Event()
+        self.idle.set()
+
+    # --- link --------------------------------------------------------------------------------------
+
+    async def connect(self, link_fd: int, ended: Callable[[], None]) -> None:
+        """Take over the link and watch the worker's beat. ended: called when the link is gone."""
+        self._link = await Link.connect(link_fd, self._on_frame, ended)
+        self._watching = self._loop.create_task(self._watch_beat())
+
+    def _on_frame(self, frame: Frame) -> None:
+        if frame.stream in self._streams:
+            self._streams[frame.stream].put(frame)
+        elif frame.kind is Kind.PUBLISH:
+            self.publication = Publication.decode(frame.payload)
+            self.parts = split_parts(self.publication.reply)
+            self.published.set()
+        if frame.stream == LINK_STREAM:
+            self._last_beat = self._loop.time()
+            self._changed()
+
+    async def _watch_beat(self) -> None:
+        was_alive = False
+        while True:
+            await asyncio.sleep(WATCH_S)
+            if was_alive and not self.alive and self.publication is not None:
+                events.emit(Event.WORKER_SILENT, streams=len(self._streams))
+                self._changed()
+            was_alive = self.alive
+
+    @property
+    def alive(self) -> bool:
+        """Whether the worker has published and was heard a moment ago."""
+        return self.publication is not None and self._loop.time() - self._last_beat < SILENT_S
+
+    @property
+    def running(self) -> int:
+        """How many replies run."""
+        return len(self._streams)
+
+    def send(self, kind: Kind, number: int, payload: bytes = b"") -> None:
+        """Send one frame to the worker."""
+        if self._link is not None:
+            self._link.send(kind, number, payload)
+
+    def lose(self) -> None:
+        """Refuse everything: the worker is gone, and with it the keys."""
+        if self.publication is not None:
+            events.emit(Event.LINK_LOST, streams=len(self._streams))
+        self.publication = None
+        self.refuse_all()
+        self._changed()
+
+    # --- streams -----------------------------------------------------------------------------------
+
+    def refuse_all(self) -> None:
+        """End every reply that runs with BUSY; what is buffered still goes out before it."""
+        for stream in self._streams.values():
+            stream.refuse(Refusal(code=ErrorCode.BUSY))
+
+    @contextmanager
+    def stream(self, size_bytes: int, left_ms: int) -> Iterator[tuple[int, Stream]]:
+        """Hold one reply: its number on the link, and where its frames arrive.
+
+        size_bytes: of the request.  left_ms: of its time; a worker that lets that pass is answered for.
+        Raises Busy when there is no room.
+        """
+        number, stream = self._open(size_bytes)
+        deadline = Refusal(code=ErrorCode.DEADLINE)
+        timer = self._loop.call_later((left_ms + GRACE_MS) / 1000, stream.refuse, deadline)
+        try:
+            yield number, stream
+        finally:
+            timer.cancel()
+            self._close(number, stream)
+
+    def _open(self, size_bytes: int) -> tuple[int, Stream]:
+        pending = sum(stream.pending_bytes for stream in self._streams.values())
+        if len(self._streams) >= self._most or pending + size_bytes > PENDING_BYTES:
+            raise Busy
+        self._numbers = self._numbers % 0xFFFF_FFFF + 1
+        stream = self._streams[self._numbers] = Stream(size_bytes)
+        self.idle.clear()
+        return self._numbers, stream
+
+    def _close(self, number: int, stream: Stream) -> None:
+        del self._streams[number]
+        self.send(Kind.CANCEL, number)  # of a stream that has ended the worker knows nothing any more
+        if not stream.ended:
+            events.emit(Event.CANCELLED, streams=len(self._streams))
+        if not self._streams:
+            self.idle.set()
