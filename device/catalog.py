@@ -4,6 +4,7 @@ Reads ``catalog.toml`` beside this file on first use, and a user's own file if t
 """
 
 import difflib
+import re
 import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -11,10 +12,14 @@ from functools import cache
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from .errors import UnknownModel
+from .errors import BadSource, UnknownModel
 
 STARTER = "smollm2-135m"
 MAC_DEFAULT = "smollm3-3b-4bit"
+
+_NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,63})(?<!\.folder)")
+_PLAIN = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._+/-]*)")  # parts of a source: they become arguments and addresses
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 
 # What a hub folder may bring when the catalogue does not list its files; everything else stays behind.
 HUB_FILES = frozenset(
@@ -115,8 +120,8 @@ class Entry:
 
     @property
     def pinned(self) -> bool:
-        """Whether the catalogue says which bytes this is. An unpinned model is whatever the hub serves today."""
-        return bool(self.files) and bool(self.digest)
+        """Whether it is known beforehand which bytes this is: from the catalogue, or agreed to before (``pins``)."""
+        return bool(self.digest)
 
     @property
     def revision(self) -> str:
@@ -163,12 +168,17 @@ class Catalog:
 def catalog(own: Path | None = None) -> Catalog:
     """Return the shipped catalogue, with the entries of the user's own file ``own`` after it, if that exists.
 
-    Raises ValueError, naming the entry, when a file is not a catalogue or takes a name twice.
+    Raises BadSource, naming the file and the entry, when that is not a catalogue or takes a name twice.
     """
     shipped = _shipped()
-    if own is None or not own.exists():
-        return shipped
-    return _joined([*shipped.entries, *parse(own.read_text(encoding="utf-8"))])
+    try:
+        if own is None or not own.exists():
+            return shipped
+        return _joined([*shipped.entries, *parse(own.read_text(encoding="utf-8"))])
+    except OSError as error:
+        raise BadSource(str(own), f"cannot be read: {error.strerror}") from error
+    except ValueError as error:
+        raise BadSource(str(own), f"is not a catalogue: {error}") from error
 
 
 @cache
@@ -181,8 +191,11 @@ def _joined(entries: Iterable[Entry]) -> Catalog:
     kept = tuple(entries)
     for entry in kept:
         for name in (entry.id, *entry.aliases):
+            if not is_name(name):
+                msg = f"{name!r} cannot be a name"
+                raise ValueError(msg)
             if name in seen or name != name.casefold():
-                msg = f"catalogue: the name {name!r} is taken twice or is not lower case"
+                msg = f"the name {name!r} is taken twice or is not lower case"
                 raise ValueError(msg)
             seen.add(name)
     return Catalog(entries=kept)
@@ -190,14 +203,20 @@ def _joined(entries: Iterable[Entry]) -> Catalog:
 
 def parse(text: str) -> list[Entry]:
     """Read catalogue entries from TOML. Raises ValueError naming the entry that is wrong."""
-    entries = []
-    for row in tomllib.loads(text).get("model", []):
+    rows, entries = tomllib.loads(text).get("model", []), []
+    for row in rows if isinstance(rows, list) else [rows]:
         try:
             entries.append(_entry(row))
-        except (KeyError, TypeError, ValueError) as error:
-            msg = f"catalogue entry {row.get('id')!r} is wrong: {error}"
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            name = row.get("id") if isinstance(row, dict) else row
+            msg = f"entry {name!r} is wrong: {error}"
             raise ValueError(msg) from error
     return entries
+
+
+def is_name(name: str) -> bool:
+    """Whether this can name a model, and with it a folder of the store: ASCII letters, digits and ``-._``."""
+    return bool(_NAME.fullmatch(name))
 
 
 _SOURCES: Mapping[str, type[WheelSource | HubSource | FolderSource]] = {
@@ -213,7 +232,32 @@ def _entry(row: Mapping[str, Any]) -> Entry:
     source = _SOURCES[place.pop("kind")](**place)
     files = tuple(_file(item) for item in values.pop("files", ()))
     aliases = tuple(values.pop("aliases", ()))
-    return Entry(**values, source=source, files=files, aliases=aliases)
+    entry = Entry(**values, source=source, files=files, aliases=aliases)
+    _check(entry)
+    return entry
+
+
+def _check(entry: Entry) -> None:
+    """Refuse what would only trip somebody later, on a disk or in another program. Raises ValueError."""
+    texts = (entry.id, entry.role, entry.title, entry.licence, entry.digest, entry.convert, entry.default_system)
+    source = entry.source
+    plain = [getattr(source, name) for name in source.__slots__ if name != "size"]
+    numbers = [entry.params, entry.context_tokens, entry.kv_bytes_per_token, entry.size_bytes]
+    numbers += [source.size] if isinstance(source, WheelSource) else []
+    wrong = [value for value in (*texts, *plain) if not isinstance(value, str)]
+    wrong += [value for value in numbers if type(value) is not int or value < 0]
+    if not isinstance(source, FolderSource):
+        wrong += [value for value in plain if not _PLAIN.fullmatch(str(value))]
+    if isinstance(source, WheelSource):
+        wrong += [value for value in (source.project, source.version, source.file) if "/" in str(value)]
+        wrong += [] if _SHA256.fullmatch(source.sha256) else [source.sha256]
+    if isinstance(source, HubSource):  # the hub's own client gives files their names
+        wrong += [file.to for file in entry.files if file.to != file.path]
+    wrong += [] if entry.convert in ("", "gguf") and not (entry.convert and not entry.files) else [entry.convert]
+    wrong += [] if not entry.digest or _SHA256.fullmatch(entry.digest) else [entry.digest]
+    if wrong:
+        msg = f"{wrong[0]!r} is out of place"
+        raise ValueError(msg)
 
 
 def _file(item: Mapping[str, Any]) -> SourceFile:
@@ -222,6 +266,9 @@ def _file(item: Mapping[str, Any]) -> SourceFile:
         if PurePosixPath(path).is_absolute() or ".." in PurePosixPath(path).parts:
             msg = f"{path} leaves its folder"
             raise ValueError(msg)
+    if type(file.size) is not int or file.size < 0 or not _SHA256.fullmatch(file.sha256):
+        msg = f"{file.path} has no size and SHA-256"
+        raise ValueError(msg)
     return file
 
 

@@ -50,8 +50,6 @@ class Core:
         self.phase = "loading"
         self._steps: Steps | None = None
 
-    # -- called by other threads ----------------------------------------------------------------------------------
-
     def start(self) -> loader.Loaded:
         """Start the thread and wait until the model is loaded. Raises what loading raised."""
         self._thread.start()
@@ -92,8 +90,6 @@ class Core:
         """Moving averages of prompt and answer tokens per second."""
         steps = self._steps
         return (steps.prefill_tps, steps.decode_tps) if steps else (0.0, 0.0)
-
-    # -- the thread -----------------------------------------------------------------------------------------------
 
     def _run(self) -> None:
         self._guard = runtime.ThreadGuard()
@@ -256,10 +252,8 @@ class Core:
 
     def _fail(self, live: Live, error: Exception) -> None:
         """Tell one reader, without text: an exception's words could quote a prompt."""
-        failure = (
-            error if isinstance(error, DeviceError) else EngineFailed(f"the model failed ({type(error).__name__})")
-        )
-        live.mailbox.put(failure)
+        known = isinstance(error, DeviceError)
+        live.mailbox.put(error if known else EngineFailed(f"the model failed ({type(error).__name__})"))
 
     def _start_again(self, error: Exception) -> None:
         """After a failed step: nothing of that generator is trusted.

@@ -4,6 +4,7 @@ It opens no connection, runs no tool and decides no route. Source: device design
 """
 
 import asyncio
+import contextlib
 import os
 import weakref
 from collections.abc import AsyncIterator
@@ -136,8 +137,9 @@ class MLXEngine:
                         raise item
                     yield item
         finally:
-            if not ended and not self._core.closed:
-                self._core.post(Cancel(live))
+            if not ended:
+                with contextlib.suppress(EngineClosed):  # then nothing runs that could be cancelled
+                    self._core.post(Cancel(live))
 
     def _live(self, request: GenerateRequest, ids: list[int], partition: str) -> Live:
         if len(ids) + 1 > self.context_size:

@@ -82,7 +82,7 @@ class DiskFull(DeviceError):
 
 
 class BadSource(DeviceError):
-    """A personal file cannot be read as what it claims to be. path: the file."""
+    """A file or folder of the user's cannot be used as what it claims to be. path: it."""
 
     def __init__(self, path: str, reason: str) -> None:
         """Name the file and what is wrong with it."""

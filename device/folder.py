@@ -2,12 +2,15 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from .catalog import Entry
+from .catalog import Entry, FolderSource
 from .errors import ModelDamaged
 from .manifest import NAME, FileFact, Manifest, list_files, refuse_code, sha256_file
+
+_SMALLEST_CONTEXT = 2048  # assumed where a model does not say
 
 
 def describe(
@@ -40,16 +43,20 @@ def describe(
 
 
 def context_of(config: dict[str, Any]) -> int:
-    """Return the model's own limit in tokens, from a parsed ``config.json``."""
-    flat = {**config, **config.get("text_config", {})}
-    return int(flat.get("max_position_embeddings") or 2048)
+    """Return the model's own limit in tokens, from a parsed ``config.json``. Raises ModelDamaged for nonsense."""
+    inner = config.get("text_config")
+    flat = {**config, **(inner if isinstance(inner, dict) else {})}
+    tokens = flat.get("max_position_embeddings") or _SMALLEST_CONTEXT
+    if not isinstance(tokens, int) or tokens < 1:
+        raise ModelDamaged("config.json", "its max_position_embeddings is no number of tokens")
+    return tokens
 
 
 def read_config(folder: Path) -> dict[str, Any]:
     """Return the parsed ``config.json``. Raises ModelDamaged when there is no such model in the folder."""
     try:
         config = json.loads((folder / "config.json").read_bytes())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ModelDamaged("config.json", "is missing or not JSON") from error
     if not isinstance(config, dict) or not any(folder.glob("model*.safetensors")):
         raise ModelDamaged("config.json", "does not describe a model with weights in safetensors")
@@ -61,7 +68,8 @@ def _stop_ids(folder: Path, config: dict[str, Any]) -> tuple[int, ...]:
     generation = folder / "generation_config.json"
     values = [config.get("eos_token_id")]
     if generation.exists():
-        values.append(json.loads(generation.read_bytes()).get("eos_token_id"))
+        read = json.loads(generation.read_bytes())  # JSON: ``refuse_code`` has parsed it
+        values.append(read.get("eos_token_id") if isinstance(read, dict) else None)
     flat = [i for value in values for i in (value if isinstance(value, list) else [value]) if isinstance(i, int)]
     return tuple(dict.fromkeys(flat))
 
@@ -69,3 +77,28 @@ def _stop_ids(folder: Path, config: dict[str, Any]) -> tuple[int, ...]:
 def write_manifest(folder: Path, manifest: Manifest) -> None:
     """Write ``manifest.json`` into ``folder``."""
     (folder / NAME).write_bytes(manifest.encode())
+
+
+def own_entry(name: str, folder: Path, licence: str, context_tokens: int) -> Entry:
+    """Return an entry for a model folder of the user's own."""
+    return Entry(
+        id=name,
+        role="chat",
+        title=name,
+        source=FolderSource(path=str(folder)),
+        licence=licence,
+        params=0,
+        context_tokens=context_tokens,
+        kv_bytes_per_token=0,
+        size_bytes=0,
+    )
+
+
+def entry_of(name: str, manifest: Manifest, folder: Path) -> Entry:
+    """Return an entry for a model that the catalogue does not know, from its own manifest.
+
+    name: of its folder in the store; the id in the manifest is words of a stranger and leads to no place.
+    """
+    own = own_entry(name, folder, manifest.licence, manifest.context_tokens)
+    described = replace(own, role=manifest.role, sampling=manifest.sampling, default_system=manifest.default_system)
+    return replace(described, size_bytes=manifest.size_bytes())

@@ -6,6 +6,7 @@ within one run; after a kill, whole files are kept and the cut one starts over.
 """
 
 import json
+import re
 import shutil
 import sys
 from collections.abc import Callable, Iterable
@@ -16,7 +17,7 @@ from typing import Any
 from .catalog import Entry, HubSource, wanted_from_hub
 from .child import start_module
 from .errors import DiskFull, FetchFailed, ModelDamaged
-from .manifest import sha256_file
+from .manifest import list_files, sha256_file
 from .progress import Job
 
 # Everything the client writes stays in staging: the chunk cache of the xet transport would not.
@@ -28,6 +29,7 @@ _ENVIRONMENT = {
     "HF_HUB_DISABLE_UPDATE_CHECK": "1",
 }
 _MARK = "@hub "  # before each JSON line of the child; everything else it prints is the client's own talk
+_COMMIT = re.compile(r"[0-9a-f]{40}")
 _STEP = 1 << 20  # bytes between two progress lines
 
 
@@ -58,19 +60,22 @@ def fetch(job: Job) -> str:
     _child("get", task, lambda done: job.report("download", done, total))
     for file in files:
         _check(job.raw / file.path, file)
-    shutil.rmtree(job.raw / ".cache", ignore_errors=True)
+    _drop_others(job.raw, {file.path for file in files})
     return str(HubSource(repo=source.repo, revision=commit))
 
 
 def _listing(entry: Entry, source: HubSource) -> tuple[str, list[_Remote]]:
     answer = _child("list", {"repo": source.repo, "revision": source.revision}, lambda _: None)
+    asked, commit = source.revision, str(answer["commit"])
+    if not _COMMIT.fullmatch(commit) or (_COMMIT.fullmatch(asked) and commit != asked):
+        raise FetchFailed(f"{source.repo} is not served at the commit asked for, {asked}")
     there = {row["path"]: _Remote(**row) for row in answer["files"]}
     if not entry.files:
-        return answer["commit"], [file for path, file in there.items() if wanted_from_hub(path)]
+        return commit, [file for path, file in there.items() if wanted_from_hub(path)]
     missing = [file.path for file in entry.files if file.path not in there]
     if missing:
         raise FetchFailed(f"{source.repo} has no file {missing[0]} at revision {source.revision}")
-    return answer["commit"], [_Remote(path=f.path, size=f.size, sha256=f.sha256) for f in entry.files]
+    return commit, [_Remote(path=f.path, size=f.size, sha256=f.sha256) for f in entry.files]
 
 
 def _drop_partials(raw: Path) -> None:
@@ -79,11 +84,21 @@ def _drop_partials(raw: Path) -> None:
         partial.unlink()
 
 
+def _drop_others(raw: Path, wanted: set[str]) -> None:
+    """Remove what an earlier run left of another commit: stale weights would be loaded along with the right ones."""
+    shutil.rmtree(raw / ".cache", ignore_errors=True)
+    for path in list(list_files(raw)):
+        if path not in wanted:
+            (raw / path).unlink()
+
+
 def _present(path: Path) -> int:
     return path.stat().st_size if path.is_file() else 0
 
 
 def _check(path: Path, file: _Remote) -> None:
+    if not path.is_file():
+        raise FetchFailed(f"the hub client fetched no {file.path}")
     size = path.stat().st_size
     if size != file.size or (file.sha256 and sha256_file(path) != file.sha256):
         path.unlink()
@@ -179,12 +194,15 @@ def _bar(base: int) -> type[Any]:
 
 
 _ACTIONS = {"list": _list, "get": _get}
+_UNREACHED = frozenset({"TransportError", "ConnectionError", "OfflineModeIsEnabled"})  # of httpx and the client
 
 
 def _failure(error: BaseException) -> dict[str, Any]:
     """Say in one sentence why the client failed."""
     import errno
 
+    if isinstance(error, ImportError):
+        return {"error": f"huggingface_hub cannot be imported here ({error})"}
     from huggingface_hub import errors
 
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
@@ -199,8 +217,10 @@ def _failure(error: BaseException) -> dict[str, Any]:
     for kind, sentence in known.items():
         if isinstance(error, kind):
             return {"error": sentence}
+    if any(kind.__name__ in _UNREACHED for kind in type(error).__mro__):
+        return {"error": f"the hub cannot be reached ({type(error).__name__})"}
     first = (str(error).strip().splitlines() or [""])[0]
-    return {"error": f"{type(error).__name__}: {first[:200]}"}
+    return {"error": f"{type(error).__name__}: {first[:200].rstrip('.')}"}
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from .errors import FetchFailed
 
-WAIT_S = 900.0  # another pull of a small model ends well within it
+WAIT_S = 900.0  # another pull of a small model ends well within it; behind a larger one the user tries again later
 _LOOK_S = 0.2
 
 

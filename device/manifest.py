@@ -6,6 +6,7 @@ The digest names the model everywhere: SHA-256 of the canonical JSON of sorted `
 import hashlib
 import json
 import os
+import stat
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -78,9 +79,10 @@ def read_manifest(folder: Path) -> Manifest:
     try:
         data = (folder / NAME).read_bytes()
         manifest = _decode(json.loads(data))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        same = manifest.encode() == data
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise ModelDamaged(NAME, "is missing or not a manifest") from error
-    if manifest.encode() != data:
+    if not same:
         raise ModelDamaged(NAME, "is not as it was written")
     return manifest
 
@@ -118,15 +120,27 @@ def sha256_file(path: Path, *, report: Callable[[int], None] | None = None) -> s
 
 
 def list_files(folder: Path) -> Iterator[str]:
-    """Yield the relative path of every file under ``folder`` but the manifest. Raises ModelDamaged for a symlink."""
-    for base, folders, names in os.walk(folder):
+    """Yield the relative path of every file under ``folder`` but the manifest.
+
+    Raises ModelDamaged for a symlink, for anything else that is no plain file or folder, and for what cannot be listed.
+    """
+    for base, folders, names in os.walk(folder, onerror=_unlisted):
         for name in [*folders, *names]:
             path = Path(base, name)
             relative = path.relative_to(folder).as_posix()
-            if path.is_symlink():
+            mode = path.lstat().st_mode
+            if stat.S_ISLNK(mode):
                 raise ModelDamaged(relative, "is a symbolic link")
-            if name in names and relative != NAME:
+            if stat.S_ISDIR(mode):
+                continue
+            if not stat.S_ISREG(mode):
+                raise ModelDamaged(relative, "is no plain file")
+            if relative != NAME:
                 yield relative
+
+
+def _unlisted(error: OSError) -> None:
+    raise ModelDamaged(str(error.filename), f"cannot be listed: {error.strerror}") from error
 
 
 def refuse_code(folder: Path) -> None:

@@ -120,7 +120,7 @@ def _judge(core: ModuleType, library: blas.Library | None, *, first: bool) -> Ru
     if library is None:
         why = "no fast BLAS was found; MLX uses the one it bundles"
         return RuntimePath(path="cpu-slow", why=why, faster_hint=INSTALL_HINT)
-    if not _effective(lambda: _mlx_product(core), library.probe(PROBE)):
+    if not _proved(core, library):
         why = f"{library.name} is loaded, but MLX does not use it"
         return RuntimePath(path="cpu-slow", library=library.name, why=why, faster_hint=RELOAD_HINT)
     return RuntimePath(
@@ -129,6 +129,20 @@ def _judge(core: ModuleType, library: blas.Library | None, *, first: bool) -> Ru
         threads=library.threads(),
         why=f"{library.name} computes MLX's products",
     )
+
+
+def _proved(core: ModuleType, library: blas.Library) -> bool:
+    """Time both on a thread of their own, which frees its streams: the caller's may end before the process does."""
+    found: list[bool] = []
+
+    def run() -> None:
+        found.append(_effective(lambda: _mlx_product(core), library.probe(PROBE)))
+        core.clear_streams()
+
+    thread = threading.Thread(target=run, name="hybrid-probe")
+    thread.start()
+    thread.join()
+    return bool(found) and found[0]
 
 
 def _mlx_product(core: ModuleType) -> None:

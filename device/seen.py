@@ -11,6 +11,8 @@ from typing import Any
 
 from .manifest import NAME, Manifest
 
+Marks = dict[str, Any]
+
 
 class Seen:
     """The memory of checked folders in the file ``path``."""
@@ -18,13 +20,16 @@ class Seen:
     def __init__(self, path: Path) -> None:
         self._path = path
 
-    def unchanged(self, folder: Path, manifest: Manifest) -> bool:
+    def holds(self, folder: Path, marks: Marks) -> bool:
         """Whether every file, the manifest included, is the one that was hashed, by identity and times."""
-        return self._read().get(str(folder)) == _marks(folder, manifest)
+        return bool(self._read().get(str(folder)) == marks)
 
-    def remember(self, folder: Path, manifest: Manifest) -> None:
-        """Note that this folder was hashed and found good. A store that cannot be written is hashed each time."""
-        self._write({**self._read(), str(folder): _marks(folder, manifest)})
+    def remember(self, folder: Path, marks: Marks) -> None:
+        """Note that this folder was hashed and found good. A store that cannot be written is hashed each time.
+
+        marks: taken before the hashing began, so that a change during it is not taken for what was hashed.
+        """
+        self._write({**self._read(), str(folder): marks})
 
     def forget(self, folder: Path) -> None:
         """Drop what is known about this folder."""
@@ -46,9 +51,9 @@ class Seen:
             part.replace(self._path)
 
 
-def _marks(folder: Path, manifest: Manifest) -> dict[str, Any]:
-    """Inode, size and both times of each file; the change time cannot be set back by its owner."""
-    marks: dict[str, Any] = {"": hashlib.sha256((folder / NAME).read_bytes()).hexdigest()}
+def marks_of(folder: Path, manifest: Manifest) -> Marks:
+    """Take inode, size and both times of each file; the change time cannot be set back by its owner."""
+    marks: Marks = {"": hashlib.sha256((folder / NAME).read_bytes()).hexdigest()}
     for path in manifest.files:
         facts = (folder / path).stat()
         marks[path] = [facts.st_ino, facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns]

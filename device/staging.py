@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from .catalog import Entry
-from .errors import DiskFull, ModelDamaged
+from .errors import BadSource, DiskFull, ModelDamaged
 from .folder import describe, write_manifest
 from .manifest import Manifest, list_files
 from .progress import Fetch, Job, Report
@@ -48,18 +48,25 @@ class Staging:
 
         Bytes that are wrong or do not fit are dropped at once; after any other failure the next run goes on.
         """
-        self.room(max(0, self._entry.download_bytes - size_of(self.path)))
         try:
+            self.room(max(0, self._entry.download_bytes - size_of(self.path)))
             return self._finish(fetch(self.job))
         except (ModelDamaged, DiskFull):
             self.drop()
             raise
 
     def copy(self, folder: Path) -> tuple[Path, Manifest]:
-        """Copy a user's own folder and finish it; the result is as that of ``fetch``."""
-        self.room(size_of(folder))
+        """Copy a user's own folder and finish it; the result is as that of ``fetch``.
+
+        Left behind: hidden files (``.git`` and the like), a manifest, rights and times.
+        """
+        paths = [path for path in list_files(folder) if not any(part.startswith(".") for part in Path(path).parts)]
+        self.room(sum((folder / path).stat().st_size for path in paths))
         shutil.rmtree(self.job.raw, ignore_errors=True)
-        shutil.copytree(folder, self.job.raw)
+        for path in paths:
+            target = self.job.raw / path
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(folder / path, target)
         return self._finish(str(self._entry.source))
 
     def drop(self) -> None:
@@ -130,3 +137,21 @@ def disk_errors(root: Path, entry: Entry, free: Free) -> Iterator[None]:
             raise
         shutil.rmtree(root / FOLDER, ignore_errors=True)
         raise DiskFull(entry.download_bytes + entry.scratch_bytes, free(root)) from error
+
+
+@contextlib.contextmanager
+def store_errors(root: Path) -> Iterator[None]:
+    """Turn what the system refuses (rights, a read-only disk, a file in the way) into BadSource naming the store."""
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or type(error).__name__
+        raise BadSource(str(root), f"cannot be used as the model store: {reason}") from error
+
+
+def erase(path: Path) -> None:
+    """Remove whatever is called so: a folder with all it holds, a file, or a link but not what it points to."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)

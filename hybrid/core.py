@@ -88,11 +88,12 @@ def no_route_error(error: NoRoute, signals: Signals) -> HybridError:
     windows = [w for r in Route if error.per_route.get(r) == "does_not_fit" and (w := signals.window(r))]
     if windows:
         return overflow(needed=error.needed_tokens, limit=max(windows))
-    fixes = (signals.availability.of(route).fix for route in Route if error.per_route.get(route) != "mode")
-    reasons = ", ".join(f"{route}: {code.replace('_', ' ')}" for route, code in error.per_route.items())
+    wanted = [(route, code) for route, code in error.per_route.items() if code != "mode"]
+    reasons = ", ".join(f"{route.replace('_', ' ')}: {code.replace('_', ' ')}" for route, code in wanted)
     kept = f"; {error.source} is limited to the device" if error.source else ""
+    fixes = (signals.availability.of(Route(route)).fix for route, _ in wanted)
     return NoRouteError(
-        f"no route can answer ({reasons}){kept}",
+        f"nobody can answer ({reasons}){kept}",
         per_route=error.per_route,
         hint=next((fix for fix in fixes if fix), "hybrid doctor says what is missing"),
     )

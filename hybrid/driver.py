@@ -14,7 +14,8 @@ from .core import AnswerHere, AnswerThere, Outcome, Turn
 from .errors import APITimeoutError, UnavailableError
 from .exchange import Timeout
 from .handover import Handover, Item
-from .local import DeviceModel, machine_signals, mapped
+from .local import DeviceModel, mapped
+from .machine import machine_signals
 from .routing.signals import Availability, RouteState, Signals
 from .settings import Settings, as_timeout, is_loopback
 from .wire.types import Chunk, Engine, GenerateRequest, Route, Sampling

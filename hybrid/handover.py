@@ -26,9 +26,7 @@ from .wire.types import Chunk, GenerateRequest
 if TYPE_CHECKING:
     from .remote import CloudEngine, CloudResult
 
-NO_NODE = RouteState(
-    available=False, reason="no_node", fix="start one of your own: pcc-server serve, or hybrid chat --local-node"
-)
+NO_NODE = RouteState(available=False, reason="no_node", fix="hybrid chat --local-node starts one of your own")
 OFFLINE = RouteState(available=False, reason="offline", fix="unset HYBRID_OFFLINE, or use a node on this machine")
 NEVER = RouteState(available=False, reason="policy_forbids", fix="set on_handoff to 'always' or 'ask'")
 Item = Chunk | NodeVerified | Retry | Outcome

@@ -26,13 +26,10 @@ from .errors import (
 )
 
 if TYPE_CHECKING:
-    from device.catalog import Catalog
     from device.errors import DeviceError
     from device.runtime import RuntimePath
-    from device.sensors import Readings
     from device.store import Installed, Store
 
-    from .routing.signals import Signals
     from .wire.types import Chunk, Engine, GenerateRequest, Sampling
 
 BESIDE = Path(__file__).resolve().parent.parent
@@ -91,8 +88,8 @@ def _unavailable(reason: str, hint: str = "") -> "_Maker":
 
 def _missing(error: "DeviceError") -> HybridError:
     model_id, size = getattr(error, "model_id", ""), getattr(error, "size_bytes", None)
-    fetches = f" (fetches {size / 1e6:.0f} MB)" if size else ""
-    return UnavailableError(str(error), reason="model_not_downloaded", hint=f"hybrid pull {model_id}{fetches}")
+    fetches = f"; fetching it takes {size / 1e6:,.0f} MB" if size else ""
+    return UnavailableError(f"{error}{fetches}", reason="model_not_downloaded", hint=f"hybrid pull {model_id}")
 
 
 def _unknown(error: "DeviceError") -> HybridError:
@@ -135,56 +132,10 @@ def open_store(root: Path | None = None) -> "Store":
         return part("store").Store(root)  # type: ignore[no-any-return]
 
 
-def open_catalog() -> "Catalog":
-    """Return the catalogue of models."""
-    with mapped():
-        return part("catalog").catalog()  # type: ignore[no-any-return]
-
-
 def runtime_path() -> "RuntimePath":
     """Return which path the engine would take on this machine, without loading a model."""
     with mapped():
         return part("runtime").describe()  # type: ignore[no-any-return]
-
-
-def readings() -> "Readings":
-    """Read battery, heat, memory and link."""
-    with mapped():
-        return part("sensors").read()  # type: ignore[no-any-return]
-
-
-def machine_signals(now: "Readings | None" = None) -> "Signals":
-    """Return the machine's readings, fresh ones unless given, as what the router looks at.
-
-    A sensor that does not exist, or a system that does not say, is neutral. A reading that failed takes the worst value
-    of its soft range; a link that cannot be read is offline.
-    """
-    from .routing.signals import WORST_BATTERY, WORST_MEMORY, WORST_THERMAL, MemoryPressure, Signals, Thermal
-
-    now, failed = now or readings(), part("sensors").Failed
-    battery, heat, memory = now.battery_percent, now.thermal, now.memory_pressure
-    pressures = {"normal": MemoryPressure.NORMAL, "warn": MemoryPressure.WARNING, "critical": MemoryPressure.CRITICAL}
-    return Signals(
-        battery=battery / 100
-        if isinstance(battery, int | float)
-        else WORST_BATTERY
-        if isinstance(battery, failed)
-        else None,
-        on_mains=now.on_mains if isinstance(now.on_mains, bool) else not isinstance(battery, int | float | failed),
-        low_power=now.low_power is True or isinstance(now.low_power, failed),
-        thermal=Thermal(heat)
-        if isinstance(heat, str)
-        else WORST_THERMAL
-        if isinstance(heat, failed)
-        else Thermal.NOMINAL,
-        memory=pressures[memory]
-        if isinstance(memory, str)
-        else WORST_MEMORY
-        if isinstance(memory, failed)
-        else MemoryPressure.NORMAL,
-        offline=now.network is False or isinstance(now.network, failed),
-        metered=now.metered is True,
-    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,6 +158,7 @@ class DeviceModel:
         self._installed = installed
         self._key = _Key(installed.path, installed.entry.id)
         self._engine: Engine | None = None
+        self._closed = False
 
     @classmethod
     def find(cls, model: str | None, root: Path | None = None) -> Self:
@@ -281,6 +233,8 @@ class DeviceModel:
 
     def _acquire(self) -> None:
         with DeviceModel._lock:  # also keeps two threads from loading the same weights twice
+            if self._closed:
+                raise ConfigurationError("this client was closed", hint="make a new one")
             if self._engine is not None:
                 return
             engine, users = DeviceModel._open.get(self._key, (None, 0))
@@ -299,21 +253,32 @@ class DeviceModel:
             return opener(self._installed.path, model_id=self._key.model_id)  # type: ignore[no-any-return]
 
     async def close(self) -> None:
-        """Let go; the last user frees the model."""
-        engine, self._engine = self._engine, None
-        if engine is not None and DeviceModel._leave(self._key, engine):
-            await engine.close()
+        """Let go, after a load under way; the last user frees the model."""
+        import asyncio
 
-    @classmethod
-    def _leave(cls, key: _Key, engine: "Engine") -> bool:
-        with cls._lock:
-            held, users = cls._open.get(key, (engine, 1))
+        try:
+            unused = await asyncio.to_thread(self._let_go)
+            if unused is not None:
+                await unused.close()
+        except RuntimeError:
+            if not sys.is_finalizing() and threading.main_thread().is_alive():
+                raise
+            # The interpreter is on its way out and starts no thread any more: the engine's own finalizer stops it.
+
+    def _let_go(self) -> "Engine | None":
+        """Return the engine if nobody uses it any more."""
+        with DeviceModel._lock:
+            self._closed = True
+            engine, self._engine = self._engine, None
+            if engine is None:
+                return None
+            held, users = DeviceModel._open.get(self._key, (engine, 1))
             if held is engine and users > 1:
-                cls._open[key] = (engine, users - 1)
-                return False
+                DeviceModel._open[self._key] = (engine, users - 1)
+                return None
             if held is engine:
-                cls._open.pop(key, None)
-            return True
+                del DeviceModel._open[self._key]
+            return engine
 
 
 def _after_fork() -> None:

@@ -1,10 +1,12 @@
 """HTML mail as plain text, by the standard library's parser: no network, no scripts, no styles."""
 
+import re
 from html.parser import HTMLParser
 
 _SILENT = frozenset({"script", "style", "head", "title", "template", "noscript"})
 _BREAKS = frozenset({"p", "div", "br", "tr", "table", "ul", "ol", "h1", "h2", "h3", "h4", "h5", "h6", "hr", "pre"})
 _QUOTE = "blockquote"
+_MARKED = re.compile(r"<!\[[^>]{0,1000}>")  # office programs' marked sections; the parser asserts on unknown ones
 
 
 class _Text(HTMLParser):
@@ -49,7 +51,7 @@ class _Text(HTMLParser):
 def html_text(html: str) -> str:
     """Return the readable text of an HTML document, a line for each block, blank lines folded."""
     parser = _Text()
-    parser.feed(html)
+    parser.feed(_MARKED.sub("", html))
     parser.close()
     lines = [" ".join(line.split()) for line in parser.lines]
     return "\n".join(line for line in lines if line.strip("> "))

@@ -5,18 +5,21 @@ zones), mail through the standard library. A file that is not what it claims to 
 errors never quote its contents.
 """
 
+import contextlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import date, datetime, time, timedelta, tzinfo
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from device.errors import BadSource
 
-if TYPE_CHECKING:
-    from email.message import EmailMessage
+from .mail_text import attachments, body, cut, date_of, header, is_mail, parse
+from .rules import most_a_day
 
 _DAY = timedelta(days=1)
+_MAX_BYTES = 64_000_000  # a personal file is read whole; nobody means to ask about more
+_MOST_A_DAY = 10_000  # occurrences that are worked out, over all events of a calendar
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,37 +57,56 @@ def read_text(path: Path) -> str:
 
 def _bytes(path: Path) -> bytes:
     try:
-        return path.read_bytes()
-    except OSError as error:
-        raise BadSource(str(path), f"cannot be read: {error.strerror}") from error
+        with path.open("rb") as file:
+            data = file.read(_MAX_BYTES + 1)
+    except (OSError, ValueError) as error:
+        raise BadSource(str(path), f"cannot be read: {getattr(error, 'strerror', None) or 'no usable path'}") from error
+    if len(data) > _MAX_BYTES:
+        raise BadSource(str(path), f"is larger than {_MAX_BYTES // 1_000_000} MB, too much to read at once")
+    return data
 
 
 def read_calendar(path: Path, *, start: date, days: int, tz: tzinfo | None = None) -> list[CalendarEvent]:
     """Return what a calendar file holds on ``days`` days from ``start``, in order; cancelled occurrences left out.
 
     tz: the zone days are counted and times are given in; None is this machine's. Times without a zone are taken as
-    they stand. Raises BadSource when the file is no calendar or an event's rule makes no sense.
+    they stand. Raises BadSource when the file is no calendar, or an event's rule makes no sense or far too many.
     """
     import recurring_ical_events
+
+    calendars = _calendars(path)
+    # Two days more at both ends: an occurrence is placed by its own zone, up to 26 hours from ours.
+    early, late = start - 2 * _DAY, start + (days + 2) * _DAY
+    with _readable(path, "a calendar"):
+        found = [event for calendar in calendars for event in recurring_ical_events.of(calendar).between(early, late)]
+        events = [_event(item, tz) for item in found if str(item.get("STATUS", "")).upper() != "CANCELLED"]
+    begin, over = _midnight(start, tz), _midnight(start + days * _DAY, tz)
+    kept = [e for e in events if _moment(e.start, tz) < over and _after(e, begin, tz)]
+    return sorted(kept, key=lambda e: (_moment(e.start, tz), not e.all_day, e.title))
+
+
+def _calendars(path: Path) -> list[Any]:
+    """Return the calendars of a file. Raises BadSource when there is none, or its rules would never end."""
     from icalendar import Calendar
 
     text = read_text(path)
-    try:
-        calendars = [c for c in Calendar.from_ical(text, multiple=True) if c.name == "VCALENDAR"]
-        # A day more at both ends: an occurrence is placed by its own zone, and belongs to a day of ours.
-        found = [
-            occurrence
-            for calendar in calendars
-            for occurrence in recurring_ical_events.of(calendar).between(start - _DAY, start + (days + 1) * _DAY)
-        ]
-        events = [_event(item, tz) for item in found if str(item.get("STATUS", "")).upper() != "CANCELLED"]
-    except Exception as error:  # noqa: BLE001 - the libraries raise whatever a malformed file trips
-        raise BadSource(str(path), f"is not a calendar that can be read ({type(error).__name__})") from None
-    if not calendars:
+    with _readable(path, "a calendar"):
+        found = [c for c in Calendar.from_ical(text, multiple=True) if c.name == "VCALENDAR"]
+        often = sum(map(most_a_day, found))
+    if not found:
         raise BadSource(str(path), "holds no calendar")
-    first, last = _midnight(start, tz), _midnight(start + days * _DAY, tz)
-    kept = [e for e in events if _moment(e.start, tz) < last and _after(e, first, tz)]
-    return sorted(kept, key=lambda e: (_moment(e.start, tz), not e.all_day, e.title))
+    if often > _MOST_A_DAY:
+        raise BadSource(str(path), "repeats its events too often to be worked out")
+    return found
+
+
+@contextlib.contextmanager
+def _readable(path: Path, what: str) -> Iterator[None]:
+    """Turn whatever a malformed file trips in a library into BadSource, without its words: they could be the file's."""
+    try:
+        yield
+    except Exception as error:  # noqa: BLE001 - the libraries raise anything
+        raise BadSource(str(path), f"is not {what} that can be read ({type(error).__name__})") from None
 
 
 def _event(item: Any, tz: tzinfo | None) -> CalendarEvent:
@@ -166,70 +188,32 @@ def read_mails(path: Path) -> Iterator[Mail]:
     Raises BadSource when the path holds no mail, or a message cannot be read.
     """
     if path.is_dir():
-        yield from (_mail(message, path) for message in _maildir(path))
-    elif (data := _bytes(path)).startswith(b"From "):
-        yield from (_mail(_parsed(raw), path) for raw in _mbox(data))
+        for file in _maildir(path):
+            yield _mail(_bytes(file), path)
     else:
-        yield _mail(_parsed(data), path)
+        for raw in cut(_bytes(path), apple=path.suffix.lower() == ".emlx"):
+            yield _mail(raw, path)
 
 
-def _maildir(path: Path) -> Iterator["EmailMessage"]:
+def _maildir(path: Path) -> list[Path]:
     if not (path / "cur").is_dir():
         raise BadSource(str(path), "is a folder but no Maildir")
-    for part in ("cur", "new"):
-        for file in sorted((path / part).glob("*")):
-            yield _parsed(_bytes(file))
+    found = [file for part in ("cur", "new") for file in sorted((path / part).glob("*"))]
+    return [file for file in found if not file.name.startswith(".")]
 
 
-def _mbox(data: bytes) -> Iterator[bytes]:
-    """Cut at lines that begin with ``From `` after an empty line; undo the quoting of such lines in bodies."""
-    for part in data.replace(b"\r\n", b"\n").removeprefix(b"From ").split(b"\n\nFrom "):
-        yield part.split(b"\n", 1)[-1].replace(b"\n>From ", b"\nFrom ")
-
-
-def _parsed(data: bytes) -> "EmailMessage":
-    from email import message_from_bytes, policy
-
-    return message_from_bytes(data, policy=policy.default)
-
-
-def _mail(message: "EmailMessage", path: Path) -> Mail:
-    if not any(message[name] for name in ("From", "Subject", "Date", "Message-ID")):
+def _mail(data: bytes, path: Path) -> Mail:
+    with _readable(path, "a mail"):
+        message = parse(data)
+        known = is_mail(message)
+    if not known:
         raise BadSource(str(path), "has none of the header lines of a mail")
-    sent = message["Date"]
-    return Mail(
-        sender=_line(message["From"] or ""),
-        to=_line(message["To"] or ""),
-        subject=_line(message["Subject"] or ""),
-        date=sent.datetime if sent is not None else None,
-        body=_body(message, path),
-        attachments=tuple(_line(part.get_filename() or "unnamed") for part in message.iter_attachments()),
-    )
-
-
-def _body(message: "EmailMessage", path: Path) -> str:
-    """Return the plain text part, else the HTML one as text; empty when the mail has neither."""
-    part = message.get_body(("plain", "html"))
-    if part is None:
-        return ""
-    try:
-        text = str(part.get_content())
-    except (LookupError, ValueError) as error:
-        raise BadSource(str(path), f"its text is in an encoding that cannot be read ({type(error).__name__})") from None
-    if part.get_content_subtype() == "html":
-        from .html_text import html_text
-
-        text = html_text(text)
-    return _own_words(text.replace("\r\n", "\n"))
-
-
-def _own_words(text: str) -> str:
-    """Cut the signature and quoted lines; a mail that is nothing else is kept whole."""
-    kept = []
-    for line in text.split("\n"):
-        if line in ("-- ", "--"):
-            break
-        if not line.startswith(">"):
-            kept.append(line.rstrip())
-    words = "\n".join(kept).strip()
-    return words or text.strip()
+    with _readable(path, "a mail"):
+        return Mail(
+            sender=_line(header(message, "From")),
+            to=_line(header(message, "To")),
+            subject=_line(header(message, "Subject")),
+            date=date_of(message),
+            body=body(message),
+            attachments=tuple(map(_line, attachments(message))),
+        )

@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from hybrid.cli.failures import guarded
+from hybrid.cli.failures import guarded, misused
 
 COMMANDS = {
     "ask": ("hybrid.cli.ask", "Answer one question."),
@@ -49,6 +49,15 @@ class LazyGroup(click.Group):
         with formatter.section("Commands"):
             formatter.write_dl([(name, sentence) for name, (_, sentence) in COMMANDS.items()])
 
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Read the options before the command; what is wrong with them is said as everything else is."""
+        try:
+            return super().parse_args(ctx, args)
+        except click.exceptions.NoArgsIsHelpError:
+            raise
+        except click.UsageError as error:
+            ctx.exit(misused(error))
+
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
@@ -69,8 +78,8 @@ def _no_such_command(word: str) -> str:
     from difflib import get_close_matches
 
     near = get_close_matches(word, COMMANDS, n=1)
-    did_you_mean = f"Did you mean 'hybrid {near[0]}'? " if near else ""
-    return f"No such command: {word!a}. {did_you_mean}To ask a model one word: hybrid ask {word!a}"
+    did_you_mean = f"; did you mean 'hybrid {near[0]}'?" if near else ";"
+    return f"no such command: {word!a}{did_you_mean} to ask a model one word: hybrid ask {word!a}"
 
 
 def _show_version(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:

@@ -23,7 +23,7 @@ from hybrid.cli.turn import Json, JsonLines, Output, Plain, exit_code, run_turn
 def command(ctx: click.Context, wish: Wishes, *, words: tuple[str, ...], shape: str | None, no_stream: bool) -> int:
     """Answer one question. Piped text and files join it.
 
-    Mail and calendar files stay on the device by themselves; --max-route on_device keeps any input there.
+    Mail, calendar and contact files stay on the device by themselves; --max-route on_device keeps any input there.
     """
     import sys
 

@@ -57,7 +57,7 @@ def _python() -> Check:
         name="python",
         status="ok" if wide else "fail",
         what=what,
-        why="mlx has wheels for 64-bit Python 3.11 and newer",
+        why="the engine runs on 64-bit Python 3.11 and newer",
         fix="" if wide else "install a 64-bit Python",
     )
 
@@ -154,13 +154,14 @@ def _node_packages() -> Check:
 
 
 def _battery() -> Check:
-    from hybrid.local import readings
+    from hybrid.machine import readings
 
     now = readings()
     percent, mains = now.battery_percent, now.on_mains
     low = isinstance(percent, int | float) and percent < LOW_BATTERY_PERCENT and mains is not True
     others = ", ".join(
-        f"{n} {_reading(getattr(now, n))}" for n in ("low_power", "thermal", "memory_pressure", "network")
+        f"{n.replace('_', ' ')} {_reading(getattr(now, n))}"
+        for n in ("low_power", "thermal", "memory_pressure", "network")
     )
     return Check(
         name="readings",

@@ -10,7 +10,7 @@ from hybrid.cli.prompt import gather, piped_stdin
 from hybrid.cli.render import decision_text
 from hybrid.cli.terminal import screen_of
 
-NOT_HERE = ("local_node", "seed", "max_tokens", "temperature")
+NOT_HERE = ("local_node", "seed", "max_tokens", "temperature", "verbose")
 
 
 @click.command("explain")

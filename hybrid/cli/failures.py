@@ -4,7 +4,9 @@ No message here ever holds prompt or answer text: what is not ours is named by i
 """
 
 import os
+import signal
 import sys
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -18,24 +20,37 @@ EXIT_INTERRUPTED = 130
 
 
 def guarded(call: Callable[[], Any]) -> int:
-    """Run a command and return its exit code; click's own exceptions pass through."""
+    """Run a command and return its exit code; what click raises to end it passes through."""
+    code = _code_of(call)
+    if code == EXIT_INTERRUPTED and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # one more ends the process at once, not a clean-up half-way
+    return code
+
+
+def _code_of(call: Callable[[], Any]) -> int:
     try:
         return int(call() or 0)
+    except click.UsageError as error:
+        return misused(error)
     except (click.exceptions.Exit, click.ClickException):
         raise
     except (KeyboardInterrupt, click.Abort):
         talk("stopped")
         return EXIT_INTERRUPTED
-    except HybridError as error:
+    except Exception as error:  # noqa: BLE001 - the last line of defence
+        return _failed(error)
+
+
+def _failed(error: Exception) -> int:
+    if isinstance(error, HybridError):
         return report(error)
-    except BrokenPipeError:
+    if isinstance(error, BrokenPipeError):
         return hush()
-    except OSError as error:
+    if isinstance(error, OSError):
         where = f": {safe(str(error.filename))}" if error.filename else ""
         talk(f"error: {error.strerror or type(error).__name__}{where}")
         return EXIT_ERROR
-    except Exception as error:  # noqa: BLE001 - the last line of defence
-        return crash(error)
+    return crash(error)
 
 
 def report(error: HybridError) -> int:
@@ -43,6 +58,15 @@ def report(error: HybridError) -> int:
     talk(f"error: {safe(str(error))}")
     if error.hint:
         talk(f"hint: {safe(error.hint)}")
+    return error.exit_code
+
+
+def misused(error: click.UsageError) -> int:
+    """Say what is wrong with the words of the command line, and where its options are listed."""
+    message = safe(error.format_message()).rstrip(".")
+    talk(f"error: {message[:1].lower()}{message[1:]}")
+    if error.ctx is not None:
+        talk(f"hint: {error.ctx.command_path} --help lists what it takes")
     return error.exit_code
 
 

@@ -40,16 +40,16 @@ class Wishes:
 def _options() -> list[Callable[[Any], Any]]:
     option = click.option
     return [
-        option("-s", "--system", metavar="TEXT", help="System text."),
+        option("-s", "--system", metavar="TEXT", help="How the model should answer, as its system text."),
         option("-m", "--model", metavar="ID", help="Model on the device; see hybrid list."),
         option("-f", "--file", "files", metavar="FILE", multiple=True, help="File, folder, glob or - for stdin."),
         option("--max-route", type=click.Choice([str(r) for r in Route]), help="How far files and stdin may travel."),
         option("--policy", metavar="MODE", type=click.Choice(MODES), help=f"Who may answer: {', '.join(MODES)}."),
         option("--on-device", is_flag=True, help="Short for --policy only_on_device."),
         option("--private-cloud", is_flag=True, help="Short for --policy only_private_cloud."),
-        option("--node", metavar="HOST:PORT", help="Node that may answer; needs --node-key."),
+        option("--node", metavar="HOST:PORT", help="A node that may answer; needs --node-key."),
         option("--node-key", metavar="KEY", help="The key this node printed at its start."),
-        option("--local-node", is_flag=True, help="Start a private node on loopback, and stop it afterwards."),
+        option("--local-node", is_flag=True, help="Start a private node on this machine, and stop it afterwards."),
         option("--seed", metavar="N", type=click.IntRange(min=0), help="Same seed, same answer."),
         option("--max-tokens", metavar="N", type=click.IntRange(min=1), help="Longest answer, in tokens."),
         option(
@@ -59,7 +59,7 @@ def _options() -> list[Callable[[Any], Any]]:
             help="0 always takes the likeliest token.",
         ),
         option("--color", "colour", type=click.Choice(["auto", "always", "never"]), default="auto", help="Colour."),
-        option("-v", "--verbose", is_flag=True, help="Badge with all figures, also without a terminal."),
+        option("-v", "--verbose", is_flag=True, help="All figures of the answer, also without a terminal."),
     ]
 
 

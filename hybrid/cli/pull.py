@@ -31,11 +31,11 @@ EVERY_SHARE = 25  # percent between two lines where no line can be redrawn
 def command(name: str, yes: bool, force: bool) -> None:
     """Fetch a model into the store.
 
-    Every byte is checked first. Run again after a cut, it goes on or starts anew by itself.
-    A folder with a / in its name is copied into the store instead.
+    Nothing shows in the store before every byte was checked. After a cut, run it again: it goes on or starts anew.
+    A folder, named with a /, is copied into the store instead.
     """
     shelf, screen = Shelf.open(), screen_of(sys.stderr)
-    if "/" in name:
+    if "/" in name or name in (".", ".."):
         _done(shelf.add_folder(_folder(name), name=_name_for(name), force=force))
         return
     entry = shelf.entry(name)
@@ -68,9 +68,7 @@ def _agree(entry: "Entry", *, yes: bool) -> None:
     if entry.accept_licence:
         questions.append(f"its licence, {entry.licence}, must be accepted")
     if not entry.pinned and entry.source.kind == "hub":
-        questions.append(
-            "the catalogue does not say which bytes it is: what the hub serves today is taken and recorded"
-        )
+        questions.append("no digest of it is known beforehand: what the hub serves today is taken and recorded")
     if not questions or yes:
         return
     if not sys.stdin.isatty():

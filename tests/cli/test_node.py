@@ -12,7 +12,7 @@ from hybrid.cli import main
 from hybrid.cli.door import Doors
 from hybrid.own_node import OwnNode
 from hybrid.testing import FakeNode
-from tests.cli.processes import PATIENCE_S, Terminal, start
+from tests.cli.processes import PATIENCE_S, Terminal
 from tests.cli.scenes import COMPLEX, Scene
 
 QUESTION = "What is the capital of France?"
@@ -44,36 +44,6 @@ def test_a_question_goes_to_the_node_and_comes_back(node: FakeNode) -> None:
     assert result.exit_code == 0, result.stderr
     assert result.stdout == "fake engine: token 1 token 2 token 3 token 4 token 5 \n"
     assert "NOT private from the operator" in result.stderr
-
-
-def test_a_wrong_key_ends_with_5_and_sends_nothing(node: FakeNode) -> None:
-    with FakeNode.run() as other:
-        result = CliRunner().invoke(main, ["ask", "--json", *at(node, other.key), QUESTION])
-    assert result.exit_code == 5
-    assert '"left_device": "no"' in result.stdout
-
-
-@pytest.mark.parametrize(("fault", "code"), [("cut_stream", 1), ("flip_bit", 1), ("overload", 75), ("stale_key", 75)])
-def test_a_fault_of_the_node_has_its_exit_code(fault: str, code: int) -> None:
-    with FakeNode.run(fault) as broken:
-        result = CliRunner().invoke(main, ["ask", *at(broken), QUESTION])
-    assert result.exit_code == code, result.stderr
-    assert result.stderr.startswith("error: ")
-
-
-def test_a_node_killed_in_mid_answer_is_an_error_and_the_partial_text_stays() -> None:
-    with FakeNode.run(options=("--fake-delay-ms", "50")) as slow:
-        process = start("real", "ask", *at(slow), "--max-tokens", "400", QUESTION)
-        assert process.stdout is not None
-        seen = b""
-        while b"token 3 " not in seen:
-            seen += os.read(process.stdout.fileno(), 4096)
-        for pid in (slow.pid, *children(slow.pid)):
-            os.kill(pid, signal.SIGKILL)
-        rest, talk = process.communicate(timeout=PATIENCE_S)
-    assert process.returncode == 1, talk
-    assert (seen + rest).startswith(b"fake engine: token 1 token 2 token 3 ")
-    assert b"error: " in talk
 
 
 def children(pid: int) -> list[int]:

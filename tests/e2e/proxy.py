@@ -19,13 +19,19 @@ class Wire:
         threading.Thread(target=self._accept, daemon=True).start()
 
     def _accept(self) -> None:
-        with suppress(OSError):
+        with suppress(OSError):  # the listener was closed
             while True:
-                near, _ = self._listener.accept()
-                far = socket.create_connection(self._target)
-                self._open += [near, far]
-                for one, other, log in ((near, far, self.sent), (far, near, self.received)):
-                    threading.Thread(target=_pass_on, args=(one, other, log), daemon=True).start()
+                self._join(self._listener.accept()[0])
+
+    def _join(self, near: socket.socket) -> None:
+        try:
+            far = socket.create_connection(self._target)
+        except OSError:  # the node is gone, and so is whoever calls it through here
+            near.close()
+            return
+        self._open += [near, far]
+        for one, other, log in ((near, far, self.sent), (far, near, self.received)):
+            threading.Thread(target=_pass_on, args=(one, other, log), daemon=True).start()
 
     def close(self) -> None:
         """End every connection."""

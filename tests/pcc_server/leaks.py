@@ -11,13 +11,16 @@ from pathlib import Path
 LEAKY = Path(__file__).with_name("leaky.py")
 WRITING = re.compile(r"O_(WRONLY|RDWR|CREAT|TRUNC|APPEND|TMPFILE)")
 CHANGING = re.compile(
-    r"^(creat|rename\w*|unlink\w*|mkdir\w*|rmdir|link|linkat|symlink\w*|truncate|mknod\w*|chmod|fchmodat\w*|memfd_create)\("
+    r"^(creat|rename\w*|unlink\w*|mkdir\w*|rmdir|link|linkat|symlink\w*|truncate|mknod\w*|chmod|fchmodat\w*|memfd_create"
+    r"|io_uring_setup)\("
 )
 OPENING = re.compile(r"^(open|openat|openat2)\(")
+HELD = re.compile(r"^(write|writev|pwrite64|pwritev|pwritev2|ftruncate|fallocate|fchmod)\(\d+<(/[^>]*)>")
 HARMLESS = ('"/dev/null"', '"/dev/tty"')
 TRACED = (
     "open,openat,openat2,creat,rename,renameat,renameat2,unlink,unlinkat,mkdir,mkdirat,rmdir,link,linkat,symlink,"
-    "symlinkat,truncate,ftruncate,mknod,mknodat,chmod,fchmodat,memfd_create,write,writev,pwrite64,sendto,sendmsg"
+    "symlinkat,truncate,ftruncate,fallocate,mknod,mknodat,chmod,fchmod,fchmodat,memfd_create,io_uring_setup,"
+    "write,writev,pwrite64,pwritev,pwritev2,sendto,sendmsg"
 )
 
 
@@ -38,7 +41,20 @@ def leaks(canary: str, *texts: object) -> list[str]:
 
 def strace(output: Path) -> tuple[str, ...]:
     """Words that run a program and all its children under strace, every traced call with its time."""
-    return ("strace", "-f", "--seccomp-bpf", "-qq", "-ttt", "-s", "4096", "-o", str(output), "-e", f"trace={TRACED}")
+    return (
+        "strace",
+        "-f",
+        "--seccomp-bpf",
+        "-qq",
+        "-ttt",
+        "-y",
+        "-s",
+        "4096",
+        "-o",
+        str(output),
+        "-e",
+        f"trace={TRACED}",
+    )
 
 
 def calls(output: Path, *, since: float) -> list[str]:
@@ -51,12 +67,13 @@ def calls(output: Path, *, since: float) -> list[str]:
 
 
 def writers(found: Iterable[str]) -> list[str]:
-    """Return the calls that create, open for writing, rename or remove."""
+    """Return the calls that create, open for writing, rename or remove, or that write to a file held open."""
     return [
         call
         for call in found
         if CHANGING.match(call)
         or (OPENING.match(call) and WRITING.search(call) and not any(n in call for n in HARMLESS))
+        or ((held := HELD.match(call)) and f'"{held[2]}"' not in HARMLESS)
     ]
 
 

@@ -1,6 +1,7 @@
 """Stands in for the interpreter of a node's worker and misbehaves on purpose: the control of the detectors.
 
-``leaky.py HOW -P -s -B -m pcc_server.worker …``; HOW is ``shout:TEXT`` or ``write:FILE``.
+``leaky.py HOW -P -s -B -m pcc_server.worker …``; HOW is ``shout:TEXT``, ``write:FILE`` (opened for
+each write) or ``hold:FILE`` (opened once).
 """
 
 import runpy
@@ -11,11 +12,14 @@ import time
 
 def misbehave(how: str) -> None:
     kind, _, what = how.partition(":")
+    held = open(what, "ab", buffering=0) if kind == "hold" else None  # noqa: PTH123, SIM115 - as plain as it gets
     while True:
         time.sleep(0.02)
         if kind == "shout":
             sys.stderr.write(f"DEBUG prompt={what}\n")
             sys.stderr.flush()
+        elif held:
+            held.write(b"planted\n")
         else:
             with open(what, "a") as file:  # noqa: PTH123 - as plain as it gets
                 file.write("planted\n")

@@ -148,6 +148,11 @@ class Answer:
         return next(event for event in self.events if isinstance(event, UsageReport))
 
     @property
+    def failed(self) -> bool:
+        """Whether an error came inside the seal."""
+        return any(isinstance(event, SealedError) for event in self.events)
+
+    @property
     def error(self) -> SealedError:
         return next(event for event in self.events if isinstance(event, SealedError))
 

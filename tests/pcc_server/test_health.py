@@ -53,14 +53,18 @@ def test_a_watch_sees_the_drain_at_once() -> None:
         assert node.process.wait(15) == 0
 
 
-def test_a_node_with_a_stopped_worker_is_not_serving() -> None:
+def test_a_node_with_a_stopped_worker_is_not_serving_refuses_and_recovers() -> None:
     with Node() as node, Client(node) as client:
         worker = node.pid("worker")
         os.kill(worker, signal.SIGSTOP)
         try:
             until(lambda: stub(client).Check(request(""), timeout=5).status == NOT_SERVING, timeout=15)
+            assert client.refused(client.encode(client.seal(ask("x"))[0]))[:2] == (grpc.StatusCode.UNAVAILABLE, "BUSY")
         finally:
             os.kill(worker, signal.SIGCONT)
+        until(lambda: stub(client).Check(request(""), timeout=5).status == SERVING)
+        assert client.ask("again").receipt
+        until(lambda: node.events("worker_silent"))
 
 
 @pytest.mark.parametrize("service", ["", "a", "hybrid.wire.v1.Inference", "ü" * 60])

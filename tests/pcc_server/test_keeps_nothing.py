@@ -1,5 +1,6 @@
 """The node writes nothing and says nothing about content. Each detector first proves that it can fire."""
 
+import os
 import shutil
 import subprocess
 import sys
@@ -15,7 +16,19 @@ from tests.pcc_server.leaks import calls, leaks, leaky_interpreter, strace, writ
 from tests.pcc_server.node_client import Client, Node, ask, kill, until
 
 CANARY = "canary-7d1f0c63-prompt-words"
-NEED_STRACE = pytest.mark.skipif(shutil.which("strace") is None, reason="the Debian package strace is missing")
+
+
+def without_strace() -> str:
+    """Why strace cannot be used here; empty when it can."""
+    if shutil.which("strace") is None:
+        return "the Debian package strace is missing"
+    tried = subprocess.run(
+        ["strace", "-f", "--seccomp-bpf", "-o", os.devnull, "true"], capture_output=True, check=False
+    )
+    return "" if tried.returncode == 0 else "strace may trace nothing here (ptrace is not permitted)"
+
+
+NEED_STRACE = pytest.mark.skipif(bool(without_strace()), reason=without_strace())
 
 pytestmark = pytest.mark.linux
 
@@ -110,8 +123,9 @@ def serve_under_strace(
     with Node(*model, engine=engine, prefix=strace(output), **more) as node, Client(node) as client:
         client.ask(CANARY, max_tokens=2)
         since = time.time()
-        for _ in range(requests):
-            assert client.ask(CANARY, max_tokens=4).receipt
+        with futures.ThreadPoolExecutor(4) as pool:
+            answers = list(pool.map(lambda _: client.ask(CANARY, max_tokens=2), range(requests)))
+        assert all(answer.receipt and not answer.failed for answer in answers)
         until(lambda: len(node.events("request")) > requests, 30)
         return calls(output, since=since)
 
@@ -127,16 +141,17 @@ def test_a_hundred_requests_write_nothing_and_no_call_carries_a_prompt(tmp_path:
 @NEED_STRACE
 @pytest.mark.model
 def test_the_mlx_engine_writes_nothing_while_it_answers(tmp_path: Path) -> None:
-    found = serve_under_strace(tmp_path / "trace", requests=10, engine="mlx")
-    assert len(found) > 30
+    found = serve_under_strace(tmp_path / "trace", requests=20, engine="mlx")
+    assert len(found) > 60
     assert writers(found) == []
     assert leaks(CANARY, *found) == []
 
 
 @NEED_STRACE
-def test_control_a_planted_write_in_the_worker_is_seen(tmp_path: Path) -> None:
+@pytest.mark.parametrize("how", ["write", "hold"])
+def test_control_a_planted_write_in_the_worker_is_seen(tmp_path: Path, how: str) -> None:
     planted = tmp_path / "planted"
-    command = leaky_interpreter(tmp_path, f"write:{planted}")
+    command = leaky_interpreter(tmp_path, f"{how}:{planted}")
     found = serve_under_strace(tmp_path / "trace", requests=3, engine="fake", command=command)
     assert any(str(planted) in call for call in writers(found))
 

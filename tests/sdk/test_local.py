@@ -1,7 +1,10 @@
 """The door to the device: what readings mean, and what happens when the engine isn't there."""
 
+import asyncio
 import sys
+import threading
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -9,9 +12,11 @@ import pytest
 from device.sensors import Absent, Failed, Pressure, Readings, Thermal, Unknown
 from hybrid.client import Client
 from hybrid.errors import ConfigurationError, NoRouteError, UnavailableError
-from hybrid.local import DeviceModel, machine_signals, open_catalog, open_store, runtime_path
+from hybrid.local import DeviceModel, open_store, runtime_path
+from hybrid.machine import machine_signals
 from hybrid.routing.signals import WORST_BATTERY, WORST_MEMORY, WORST_THERMAL, MemoryPressure
 from hybrid.sources import Source
+from hybrid.testing import FakeEngine
 from tests.support import HARD, Bench
 
 
@@ -80,5 +85,33 @@ def test_an_unknown_model_is_a_configuration_error(tmp_path: Path) -> None:
 
 
 def test_catalogue_and_runtime_answer_without_a_model() -> None:
-    assert open_catalog().find("starter").id == "smollm2-135m"
+    assert open_store().known.find("starter").id == "smollm2-135m"
     assert runtime_path().why
+
+
+def test_a_client_closed_while_its_model_loads_keeps_no_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    opened, began, go = [], threading.Event(), threading.Event()
+
+    def slowly(_: DeviceModel) -> FakeEngine:
+        began.set()
+        assert go.wait(10)
+        opened.append(FakeEngine())
+        return opened[0]
+
+    async def close_in_between(model: DeviceModel) -> None:
+        load = asyncio.create_task(model.load())
+        await asyncio.to_thread(began.wait)
+        load.cancel()
+        closing = asyncio.create_task(model.close())
+        await asyncio.sleep(0.05)
+        go.set()
+        await closing
+        with pytest.raises(ConfigurationError, match="closed"):
+            await model.load()
+
+    monkeypatch.setattr(DeviceModel, "_opened", slowly)
+    entry = SimpleNamespace(id="tiny", context_tokens=1)
+    model = DeviceModel(None, SimpleNamespace(path=Path("nowhere"), entry=entry))  # type: ignore[arg-type]
+    asyncio.run(close_in_between(model))
+    assert [engine.closed for engine in opened] == [True]
+    assert not any(key.model_id == "tiny" for key in DeviceModel._open)
