@@ -13,7 +13,8 @@ LINT = Path(sys.executable).with_name("lint-imports")
 PLANTS = {
     "floors": ("device/errors.py", "import hybrid.client"),
     "wire does no I/O": ("hybrid/wire/codec.py", "import socket"),
-    "routing, trust and core": ("hybrid/routing/decide.py", "import threading"),
+    "inside hybrid": ("hybrid/errors.py", "import hybrid.client"),
+    "routing, trust, core": ("hybrid/routing/decide.py", "import threading"),
     "the node imports": ("pcc_server/worker.py", "import hybrid.errors"),
     "the SDK never": ("hybrid/core.py", "import pcc_server.config"),
     "grpc has two doors": ("hybrid/exchange.py", "import grpc"),

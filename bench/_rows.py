@@ -34,11 +34,13 @@ def row(
     smaller_is_better: bool = False,
     **more: Any,
 ) -> float:
-    """Print one row and return the ratio of the medians, ours to the baseline.
+    """Print one row and return its ratio, ours to the baseline: the median of the ratios of runs made in turn.
 
     ours, baseline: one figure for each of the alternating runs.  unit: of both.  spread: (largest - smallest) / median.
+    Where the two were not run in pairs it is the ratio of the medians.
     """
-    ratio = statistics.median(ours) / statistics.median(baseline)
+    pairs = list(zip(ours, baseline, strict=True)) if len(ours) == len(baseline) else []
+    ratio = statistics.median(a / b for a, b in pairs or [(statistics.median(ours), statistics.median(baseline))])
     value = {
         "row": name,
         "ours": round(statistics.median(ours), 4),

@@ -1,6 +1,6 @@
 """Decode and prefill, ours against stock mlx-lm, on the starter.
 
-a) one process, the same loaded weights: our engine's stream against ``mlx_lm.stream_generate``.
+a) one process, the same loaded weights: ``Client.stream`` against ``mlx_lm.stream_generate``.
 b) alternating child processes on a host without Metal or CUDA: our CPU path against stock mlx-lm with the BLAS it
    bundles, in its three settings: dequantised to f32, packed with scales cast to f32, packed with the file's 16-bit
    scales. The last is printed beside, never boasted of: it runs at a third of a token a second on x86.
@@ -9,11 +9,10 @@ b) alternating child processes on a host without Metal or CUDA: our CPU path aga
 import argparse
 import asyncio
 import json
-import statistics
 import subprocess
 import sys
 import time
-from itertools import pairwise
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -57,9 +56,10 @@ def request(text: str, tokens: int) -> Any:
 
 
 def same_weights(folder: Path, rounds: int, tokens: int) -> None:
-    """Row a: median time between tokens, the first excluded, alternating."""
+    """Row a: ``Client.stream`` against mlx-lm's stream, tokens per second after the first, in turn."""
     from device import runtime
     from device.engine import MLXEngine
+    from hybrid.client import Client
 
     engine = MLXEngine.open(folder, model_id="smollm2-135m")
     loaded = engine._core._loaded  # noqa: SLF001 - the same weights for both is the point
@@ -67,22 +67,34 @@ def same_weights(folder: Path, rounds: int, tokens: int) -> None:
     stream_generate = runtime.mlx_lm("generate").stream_generate
 
     def stock() -> float:
-        times = [time.perf_counter() for _ in stream_generate(loaded.model, loaded.tokenizer, ids, max_tokens=tokens)]
-        return 1 / statistics.median(b - a for a, b in pairwise(times[1:]))
+        return rate(sum(1 for _ in marked(stream_generate(loaded.model, loaded.tokenizer, ids, max_tokens=tokens))))
 
-    async def ours() -> float:
-        times = []
-        async for chunk in engine.generate(request(PROMPT, tokens), partition=str(time.monotonic_ns())):
-            times += [time.perf_counter()] * min(1, chunk.tokens)
-        return 1 / statistics.median(b - a for a, b in pairwise(times[1:]))
+    def ours(client: Client) -> float:
+        with client.stream(PROMPT, max_tokens=tokens, temperature=0.0) as stream:
+            for _ in marked(stream.text_deltas()):
+                pass
+            return rate(stream.final().usage.output)
+
+    times: list[float] = []
+
+    def marked(items: Iterable[Any]) -> Iterator[Any]:
+        times.clear()
+        for item in items:
+            times.append(time.perf_counter())
+            yield item
+
+    def rate(count: int) -> float:
+        return (count - 1) / (times[-1] - times[0])
 
     figures: dict[str, list[float]] = {"ours": [], "stock": []}
-    asyncio.run(ours())
-    stock()
-    for at in range(rounds):
-        for name in ("ours", "stock") if at % 2 else ("stock", "ours"):
-            figures[name].append(asyncio.run(ours()) if name == "ours" else stock())
     note = {"path": engine.status().path, "weights": engine.status().weights, "needed": 0.98}
+    with Client(engine=engine, policy="only_on_device") as client:
+        runs: dict[str, Callable[[], float]] = {"ours": lambda: ours(client), "stock": stock}
+        for run in runs.values():
+            run()
+        for at in range(rounds):
+            for name in sorted(runs, reverse=bool(at % 2)):
+                figures[name].append(runs[name]())
     asyncio.run(engine.close())
     row("decode.same_weights", ours=figures["ours"], baseline=figures["stock"], unit="tok/s", **note)
 

@@ -41,6 +41,13 @@ def convert(path: Path, folder: Path, *, report: Callable[[int, int], None] | No
     Returns the ids that end a turn. Raises ModelDamaged naming what cannot be converted.
     """
     gguf = read(path)
+    try:
+        return _written(gguf, folder, report)
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
+        raise ModelDamaged(path.name, f"its metadata make no model ({type(error).__name__})") from error
+
+
+def _written(gguf: GGUF, folder: Path, report: Callable[[int, int], None] | None) -> tuple[int, ...]:
     names = {
         tensor.name: _mlx_name(gguf, tensor.name) for tensor in gguf.tensors.values() if tensor.name != _ROPE_FREQS
     }

@@ -63,11 +63,11 @@ def read(path: Path) -> GGUF:
     Raises ModelDamaged for anything that is no GGUF file of a known version, that points outside itself, or that
     holds tensors of a type this product cannot keep as it is; those are listed by name.
     """
-    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-        try:
+    try:
+        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
             return _parse(path, data)
-        except (struct.error, UnicodeDecodeError, IndexError, KeyError, OverflowError) as error:
-            raise ModelDamaged(path.name, "not a well-formed GGUF file") from error
+    except (struct.error, LookupError, TypeError, ValueError, ArithmeticError, RecursionError) as error:
+        raise ModelDamaged(path.name, "is not a well-formed GGUF file") from error
 
 
 class _Cursor:
@@ -112,7 +112,7 @@ class _Cursor:
 def _parse(path: Path, data: mmap.mmap) -> GGUF:
     cursor = _Cursor(data)
     if data[:4] != _MAGIC:
-        raise ModelDamaged(path.name, "not a GGUF file")
+        raise ModelDamaged(path.name, "is not a GGUF file")
     cursor.at = 4
     version, tensors, pairs = cursor.take("<I"), cursor.take("<Q"), cursor.take("<Q")
     if version not in _VERSIONS:
@@ -150,8 +150,8 @@ def _placed(path: Path, infos: list[_Info], base: int, length: int) -> dict[str,
 def _place(path: Path, info: _Info, base: int, length: int) -> Tensor:
     name, shape, kind_id, offset = info
     kind, block, block_bytes = TYPES[kind_id]
-    if not shape or shape[-1] % block:
-        raise ModelDamaged(path.name, f"tensor {name} has a row that is no multiple of {block}")
+    if not shape or 0 in shape or shape[-1] % block:
+        raise ModelDamaged(path.name, f"tensor {name} has no rows, or some that are no multiple of {block}")
     size = prod(shape) // block * block_bytes
     if base + offset + size > length:
         raise ModelDamaged(path.name, f"tensor {name} lies outside the file")

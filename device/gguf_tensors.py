@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from .errors import ModelDamaged
 from .gguf_file import GGUF, Tensor
+from .manifest import canonical_json
 
 GROUP = 32  # block size of the three quantised types, and MLX's group size for them
 _BLOCKS = {
@@ -104,8 +105,6 @@ def _finite(tensor: Tensor, values: Array) -> None:
 
 def write_safetensors(path: Path, parts: list[Piece]) -> None:
     """Write arrays as one safetensors file: names sorted, so that equal input gives equal bytes."""
-    from .manifest import canonical_json
-
     header: dict[str, Any] = {"__metadata__": {"format": "mlx"}}
     start = 0
     for part in sorted(parts, key=lambda p: p.name):
@@ -117,4 +116,4 @@ def write_safetensors(path: Path, parts: list[Piece]) -> None:
     with path.open("wb") as file:
         file.write(len(head).to_bytes(8, "little") + head)
         for part in sorted(parts, key=lambda p: p.name):
-            file.write(part.array.tobytes())
+            file.write(part.array.data)

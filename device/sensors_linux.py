@@ -38,7 +38,7 @@ class Linux(Battery):
         for zone in zones:
             try:
                 step = _zone(zone)
-            except OSError as error:  # a zone that is switched off answers with an error
+            except (OSError, ValueError) as error:  # a zone that is switched off answers with an error or nonsense
                 failures.append(error)
             else:
                 steps += [] if step is None else [step]
@@ -79,10 +79,9 @@ class Linux(Battery):
         shares = []
         for _, controllers, path in rows:
             if controllers == "":
-                shares += _group(base / path.lstrip("/"), "memory.max", "memory.current", total)
+                shares += _groups(base, path, "memory.max", "memory.current", total)
             elif "memory" in controllers.split(","):
-                group = base / "memory" / path.lstrip("/")
-                shares += _group(group, "memory.limit_in_bytes", "memory.usage_in_bytes", total)
+                shares += _groups(base / "memory", path, "memory.limit_in_bytes", "memory.usage_in_bytes", total)
         return shares
 
 
@@ -114,6 +113,13 @@ def _below(value: float, warn: float, critical: float) -> Pressure:
     if value <= critical:
         return Pressure.CRITICAL
     return Pressure.WARN if value <= warn else Pressure.NORMAL
+
+
+def _groups(base: Path, path: str, limit_name: str, use_name: str, total: int) -> list[float]:
+    """Shares left in a group and all above it. In a container the outside path is not there, but its root is."""
+    parts = [part for part in path.split("/") if part not in ("", "..")]
+    levels = [base.joinpath(*parts[:depth]) for depth in range(len(parts) + 1)]
+    return [share for level in levels for share in _group(level, limit_name, use_name, total)]
 
 
 def _group(group: Path, limit_name: str, use_name: str, total: int) -> list[float]:

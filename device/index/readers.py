@@ -77,7 +77,7 @@ def read_calendar(path: Path, *, start: date, days: int, tz: tzinfo | None = Non
     calendars = _calendars(path)
     # Two days more at both ends: an occurrence is placed by its own zone, up to 26 hours from ours.
     early, late = start - 2 * _DAY, start + (days + 2) * _DAY
-    with _readable(path, "a calendar"):
+    with _readable(path, "is not a calendar that can be read"):
         found = [event for calendar in calendars for event in recurring_ical_events.of(calendar).between(early, late)]
         events = [_event(item, tz) for item in found if str(item.get("STATUS", "")).upper() != "CANCELLED"]
     begin, over = _midnight(start, tz), _midnight(start + days * _DAY, tz)
@@ -90,7 +90,7 @@ def _calendars(path: Path) -> list[Any]:
     from icalendar import Calendar
 
     text = read_text(path)
-    with _readable(path, "a calendar"):
+    with _readable(path, "is not a calendar that can be read"):
         found = [c for c in Calendar.from_ical(text, multiple=True) if c.name == "VCALENDAR"]
         often = sum(map(most_a_day, found))
     if not found:
@@ -101,12 +101,12 @@ def _calendars(path: Path) -> list[Any]:
 
 
 @contextlib.contextmanager
-def _readable(path: Path, what: str) -> Iterator[None]:
+def _readable(path: Path, otherwise: str) -> Iterator[None]:
     """Turn whatever a malformed file trips in a library into BadSource, without its words: they could be the file's."""
     try:
         yield
     except Exception as error:  # noqa: BLE001 - the libraries raise anything
-        raise BadSource(str(path), f"is not {what} that can be read ({type(error).__name__})") from None
+        raise BadSource(str(path), f"{otherwise} ({type(error).__name__})") from None
 
 
 def _event(item: Any, tz: tzinfo | None) -> CalendarEvent:
@@ -203,17 +203,19 @@ def _maildir(path: Path) -> list[Path]:
 
 
 def _mail(data: bytes, path: Path) -> Mail:
-    with _readable(path, "a mail"):
+    with _readable(path, "is not a mail that can be read"):
         message = parse(data)
         known = is_mail(message)
     if not known:
         raise BadSource(str(path), "has none of the header lines of a mail")
-    with _readable(path, "a mail"):
+    with _readable(path, "its text or the encoding of it cannot be read"):
+        words = body(message)
+    with _readable(path, "is not a mail that can be read"):
         return Mail(
             sender=_line(header(message, "From")),
             to=_line(header(message, "To")),
             subject=_line(header(message, "Subject")),
             date=date_of(message),
-            body=body(message),
+            body=words,
             attachments=tuple(map(_line, attachments(message))),
         )

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from device.catalog import Entry, HubSource, WheelSource, catalog, parse, wanted_from_hub
-from device.errors import UnknownModel
+from device.errors import BadSource, UnknownModel
 
 KNOWN_DIGESTS = (
     "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
@@ -94,8 +94,63 @@ def test_a_users_own_file_adds_models(tmp_path: Path) -> None:
 def test_a_name_taken_twice_is_refused(tmp_path: Path) -> None:
     own = tmp_path / "catalog.toml"
     own.write_text(OWN.format(extra='aliases = ["starter"]'))
-    with pytest.raises(ValueError, match="'starter' is taken twice"):
+    with pytest.raises(BadSource, match="'starter' is taken twice"):
         catalog(own)
+
+
+@pytest.mark.parametrize("text", ["model = 1", "[model]\nid = 1", "[[", "\xff", OWN.format(extra="")[:-9]])
+def test_an_own_file_that_is_no_catalogue_is_refused_by_its_path(tmp_path: Path, text: str) -> None:
+    own = tmp_path / "catalog.toml"
+    own.write_bytes(text.encode("latin-1"))
+    with pytest.raises(BadSource, match=r"catalog\.toml"):
+        catalog(own)
+
+
+@pytest.mark.parametrize(
+    ("good", "bad"),
+    [
+        ('"mine"', '"../mine"'),
+        ('"mine"', '".staging"'),
+        ('"mine"', '"a/b"'),
+        ('"mine"', '""'),
+        ('"mine"', '"mine.folder"'),
+        ("params = 1", 'params = "1"'),
+        ("params = 1", "params = -1"),
+        ('repo = "me/mine"', 'repo = "--index-url=x"'),
+        ('revision = "main"', "revision = 1"),
+        ("size_bytes = 1", 'size_bytes = 1\ndigest = "abc"'),
+        ("size_bytes = 1", 'size_bytes = 1\nconvert = "gguf"'),
+        (
+            "size_bytes = 1",
+            f'size_bytes = 1\nfiles = [{{ path = "a.gguf", to = "b.gguf", size = 1, sha256 = "{"0" * 64}" }}]',
+        ),
+        ("size_bytes = 1", 'size_bytes = 1\nfiles = [{ path = "a", to = "a", size = 1, sha256 = "" }]'),
+    ],
+)
+def test_an_entry_that_would_trip_somebody_later_is_refused(tmp_path: Path, good: str, bad: str) -> None:
+    own = tmp_path / "catalog.toml"
+    text = OWN.format(extra="")
+    own.write_text(text)
+    assert catalog(own).find("mine")
+    own.write_text(text.replace(good, bad))
+    with pytest.raises(BadSource, match=r"is out of place|cannot be a name|no size and SHA-256"):
+        catalog(own)
+
+
+def test_a_requirement_of_a_wheel_cannot_bring_lines_of_its_own(tmp_path: Path) -> None:
+    source = 'kind = "wheel"\nproject = "p"\nversion = "1.0{}"\nfile = "p.whl"\nsize = 1\nsha256 = "' + "0" * 64 + '"'
+    own = tmp_path / "catalog.toml"
+    base = OWN.format(extra="").partition("kind")[0]
+    own.write_text(base + source.format(""))
+    assert catalog(own).find("mine")
+    own.write_text(base + source.format("\\n--index-url https://example.org"))
+    with pytest.raises(BadSource, match="out of place"):
+        catalog(own)
+
+
+def test_the_thinking_models_are_told_not_to() -> None:
+    told = {entry.id for entry in catalog().entries if entry.default_system == "/no_think"}
+    assert told == {"smollm3-3b-4bit", "qwen3-14b-4bit"}
 
 
 @pytest.mark.parametrize("path", ["../evil", "/etc/evil", "a/../../evil"])

@@ -13,12 +13,15 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from device.catalog import MAC_DEFAULT, STARTER
-from device.errors import DiskFull, FetchFailed, ModelDamaged, ModelMissing, UnknownModel
-from device.manifest import read_manifest
+from device.errors import BadSource, DiskFull, FetchFailed, ModelDamaged, ModelMissing, UnknownModel
+from device.manifest import Manifest, check_hashes, read_manifest
+from device.progress import Job
+from device.seen import marks_of
 from device.store import Installed, Progress, Store
 from tests.support_models import Serving, cut, digest_of, entry, full_disk, known, model_files
 
@@ -210,10 +213,38 @@ def test_an_untouched_folder_is_hashed_once_and_again_in_full(installed: tuple[S
     """The memory of checked files lies outside the folder; made to believe a damage is known, it is believed."""
     store, model = installed
     _flip(model.path / "model.safetensors")
-    store._seen.remember(model.path, model.manifest)
+    store._seen.remember(model.path, marks_of(model.path, model.manifest))
     store.verify(model)
     with pytest.raises(ModelDamaged, match=r"model\.safetensors"):
         store.verify(model, full=True)
+
+
+def test_a_change_during_the_hashing_is_not_taken_for_what_was_hashed(
+    installed: tuple[Store, Installed], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, model = installed
+    (store.root / ".seen.json").unlink()
+
+    def slow(folder: Path, manifest: Manifest) -> None:
+        check_hashes(folder, manifest)
+        time.sleep(0.02)  # the clock of a file system ticks slower than a test
+        _flip(folder / "model.safetensors")
+
+    monkeypatch.setattr("device.store.check_hashes", slow)
+    store.verify(model)
+    monkeypatch.undo()
+    with pytest.raises(ModelDamaged, match=r"model\.safetensors"):
+        store.verify(model)
+
+
+def test_a_model_removed_while_it_is_checked_is_damaged(
+    installed: tuple[Store, Installed], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, model = installed
+    (store.root / ".seen.json").unlink()
+    monkeypatch.setattr("device.store.refuse_code", lambda folder: shutil.rmtree(folder))
+    with pytest.raises(ModelDamaged, match="cannot be read: No such file"):
+        store.verify(model)
 
 
 def test_losing_the_memory_of_checked_files_costs_only_time(installed: tuple[Store, Installed]) -> None:
@@ -247,14 +278,19 @@ def test_a_removed_model_is_gone(installed: tuple[Store, Installed]) -> None:
         store.remove("small")
 
 
-def test_the_default_is_the_recommended_model_on_a_mac_and_the_starter_elsewhere(tmp_path: Path) -> None:
-    both = [replace(ENTRY, id=name) for name in (STARTER, MAC_DEFAULT)]
-    store = Store(tmp_path, known=known(*both), fetches={"hub": Serving(model_files())})
+def test_the_default_is_the_recommended_model_and_the_starter_where_nothing_else_was_pulled(tmp_path: Path) -> None:
+    starter, recommended = (replace(ENTRY, id=name, aliases=()) for name in (STARTER, MAC_DEFAULT))
+    embed = replace(ENTRY, id="embed", role="embed", aliases=())
+    store = Store(tmp_path, known=known(starter, recommended, embed, ENTRY), fetches={"hub": Serving(model_files())})
     assert store.default(is_mac=True) is None
-    store.pull(both[0])
+    store.pull(embed)
+    assert store.default(is_mac=True) is None
+    store.pull(starter)
     assert [store.default(is_mac=mac).entry.id for mac in (True, False)] == [STARTER, STARTER]  # type: ignore[union-attr]
-    store.pull(both[1])
-    assert [store.default(is_mac=mac).entry.id for mac in (True, False)] == [MAC_DEFAULT, STARTER]  # type: ignore[union-attr]
+    store.pull(ENTRY)
+    assert [store.default(is_mac=mac).entry.id for mac in (True, False)] == [STARTER, "tiny"]  # type: ignore[union-attr]
+    store.pull(recommended)
+    assert [store.default(is_mac=mac).entry.id for mac in (True, False)] == [MAC_DEFAULT, MAC_DEFAULT]  # type: ignore[union-attr]
 
 
 @pytest.fixture
@@ -295,6 +331,122 @@ def test_a_folder_with_code_is_not_taken_in(tmp_path: Path, own: Path) -> None:
         with pytest.raises(ModelDamaged, match=r"modeling\.py"):
             store.add_folder(own, name="mine", copy=copy)
     assert store.list() == []
+
+
+def test_a_name_of_the_catalogue_is_not_for_a_folder(tmp_path: Path, own: Path) -> None:
+    store = store_with(tmp_path / "store", Serving({}))
+    for name in ("tiny", "small", "Small"):
+        with pytest.raises(BadSource, match="belongs to a model of the catalogue"):
+            store.add_folder(own, name=name, force=True)
+    for name in ("../mine", ".hidden", "", "a b"):
+        with pytest.raises(BadSource, match="cannot be the name"):
+            store.add_folder(own, name=name)
+    assert not list(tmp_path.glob("store/[a-z]*"))
+
+
+def test_a_name_is_taken_once_unless_forced(tmp_path: Path, own: Path) -> None:
+    store = store_with(tmp_path / "store", Serving({}))
+    store.add_folder(own, name="mine")
+    (own / "chat_template.jinja").write_text("other")
+    with pytest.raises(BadSource, match="already has a model named 'mine'"):
+        store.add_folder(own, name="mine")
+    first = store.get("mine").manifest_digest
+    assert store.add_folder(own, name="mine", force=True).manifest_digest != first
+
+
+def test_hidden_files_and_rights_stay_behind(tmp_path: Path, own: Path) -> None:
+    (own / ".git").mkdir()
+    (own / ".git/hook.py").write_text("")
+    (own / ".DS_Store").write_text("")
+    (own / "extra").mkdir()
+    (own / "extra/notes.txt").write_text("notes")
+    for path in (*own.glob("*.json"), own / "extra", own):
+        path.chmod(0o500)
+    model = store_with(tmp_path / "store", Serving({})).add_folder(own, name="mine")
+    assert set(model.manifest.files) == {*model_files(), "extra/notes.txt"}
+    assert (model.path / "extra").stat().st_mode & 0o200
+    own.chmod(0o700)
+
+
+def test_a_pipe_in_a_folder_is_refused_and_never_opened(tmp_path: Path, own: Path) -> None:
+    os.mkfifo(own / "pipe.json")
+    store = store_with(tmp_path / "store", Serving({}))
+    for copy in (True, False):
+        with pytest.raises(ModelDamaged, match=r"pipe\.json: is no plain file"):
+            store.add_folder(own, name="mine", copy=copy)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        '{"max_position_embeddings": "many"}',
+        '{"max_position_embeddings": -1}',
+        "[1]",
+        "[" * 100_000,
+    ],
+)
+def test_a_configuration_of_nonsense_is_refused_by_name(tmp_path: Path, own: Path, config: str) -> None:
+    (own / "config.json").write_text(config)
+    with pytest.raises(ModelDamaged, match=r"config\.json"):
+        store_with(tmp_path / "store", Serving({})).add_folder(own, name="mine")
+
+
+@pytest.mark.parametrize("text", ['{"text_config": null}', '{"eos_token_id": {"a": 1}}'])
+def test_a_configuration_with_odd_values_is_taken_as_far_as_it_goes(tmp_path: Path, own: Path, text: str) -> None:
+    (own / "config.json").write_text(text)
+    (own / "generation_config.json").write_text("[]")
+    model = store_with(tmp_path / "store", Serving({})).add_folder(own, name="mine")
+    assert (model.manifest.context_tokens, model.manifest.stop_ids) == (2048, ())
+
+
+def test_a_damaged_model_of_ones_own_can_be_removed(tmp_path: Path, own: Path) -> None:
+    store = store_with(tmp_path / "store", Serving({}))
+    (store.add_folder(own, name="mine").path / "manifest.json").write_text("{}")
+    with pytest.raises(ModelDamaged):
+        store.get("mine")
+    store.remove("mine")
+    assert visible(store.root) == []
+
+
+def test_a_manifest_that_claims_another_id_leads_nowhere_else(tmp_path: Path, own: Path) -> None:
+    store = store_with(tmp_path / "store", Serving({}))
+    model = store.add_folder(own, name="mine")
+    (model.path / "manifest.json").write_bytes(replace(model.manifest, id="../own model").encode())
+    assert store.get("mine").path == model.path
+    store.remove("mine")
+    assert own.exists()
+    assert visible(store.root) == []
+
+
+def test_a_link_in_the_place_of_a_model_is_removed_without_what_it_points_to(
+    installed: tuple[Store, Installed], own: Path
+) -> None:
+    store, model = installed
+    shutil.rmtree(model.path)
+    model.path.symlink_to(own)
+    store_with(store.root, Serving(model_files())).pull(ENTRY, force=True)
+    assert not model.path.is_symlink()
+    assert (own / "config.json").exists()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda value: value["sampling"].update(temperature=float("nan")),
+        lambda value: value["files"]["config.json"].update(size=float("inf")),
+        lambda value: value["files"].update({"../evil": value["files"]["config.json"]}),
+        lambda value: value.update(files=[]),
+    ],
+)
+def test_a_manifest_of_nonsense_is_damaged(
+    installed: tuple[Store, Installed], change: Callable[[dict[str, Any]], None]
+) -> None:
+    _, model = installed
+    value = json.loads((model.path / "manifest.json").read_bytes())
+    change(value)
+    (model.path / "manifest.json").write_text(json.dumps(value))
+    with pytest.raises(ModelDamaged):
+        read_manifest(model.path)
 
 
 def test_a_second_writer_waits_for_the_first(tmp_path: Path) -> None:
@@ -417,8 +569,149 @@ def test_other_troubles_with_files_are_not_called_a_full_disk(tmp_path: Path) ->
     def broken(_: str) -> None:
         raise OSError(errno.EIO, "Input/output error")
 
-    with pytest.raises(OSError, match="Input/output"):
+    with pytest.raises(BadSource, match="cannot be used as the model store: Input/output error$"):
         store_with(tmp_path, Serving(model_files(), broken)).pull(ENTRY)
+    assert visible(tmp_path) == []
+
+
+@pytest.mark.parametrize("place", ["file", "file/models", "/proc/models"])
+def test_a_store_that_cannot_be_one_is_refused_by_its_path(tmp_path: Path, own: Path, place: str) -> None:
+    (tmp_path / "file").write_text("")
+    store, source = store_with(tmp_path / place, Serving(model_files())), str(tmp_path / place)
+    for act in (lambda: store.pull(ENTRY), lambda: store.add_folder(own, name="mine")):
+        with pytest.raises(BadSource, match="cannot be used as the model store") as caught:
+            act()
+        assert caught.value.path == source
+    assert store.list() == []
+    with pytest.raises(ModelMissing):
+        store.get("tiny")
+
+
+def test_what_is_there_and_whole_is_found_in_a_store_that_cannot_be_written(
+    installed: tuple[Store, Installed],
+) -> None:
+    store, model = installed
+    (store.root / ".lock").unlink()
+    (store.root / ".lock").mkdir()
+    assert store.pull(ENTRY) == model
+    with pytest.raises(BadSource):
+        store.pull(ENTRY, force=True)
+    store.verify(model)
+
+
+def test_without_a_home_folder_no_store_is_made_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("platformdirs.user_cache_path", lambda _: Path("~/.cache/hybrid-pcc"))
+    with pytest.raises(BadSource, match="home folder is not known"):
+        Store()
+
+
+def test_a_model_that_is_fetched_anew_stays_until_the_new_one_is_whole(installed: tuple[Store, Installed]) -> None:
+    store, model = installed
+    with pytest.raises(FetchFailed):
+        store_with(store.root, Serving(model_files(), cut("tokenizer.json"))).pull(ENTRY, force=True)
+    store.verify(store.get("tiny"), full=True)
+    assert store_with(store.root, Serving(model_files())).pull(ENTRY, force=True) == model
+    store.verify(model)
+    assert staged(store.root) == []
+
+
+def test_what_a_killed_run_was_deleting_is_deleted_by_the_next(installed: tuple[Store, Installed]) -> None:
+    store, _ = installed
+    left = store.root / ".staging" / "trash@other"
+    left.mkdir()
+    (left / "model.safetensors").write_bytes(bytes(1000))
+    store.remove("tiny")
+    assert not left.exists()
+
+
+# -- what the hub served, agreed to
+
+
+UNPINNED = replace(ENTRY, files=(), digest="", aliases=())
+OTHER = {**model_files(), "chat_template.jinja": b"{{ something_else }}"}
+COMMIT = "5f0f3d6c0a4e4d1b8b5f7a9d2c3e4f5a6b7c8d9e"
+
+
+class Hub(Serving):
+    """A hub that tells its commit and keeps which revision was asked for."""
+
+    def __call__(self, job: Job) -> str:
+        super().__call__(job)
+        self.asked = job.entry.revision
+        return f"hub test/tiny@{COMMIT}"
+
+
+def hub_store(root: Path, source: Serving) -> Store:
+    return Store(root, known=known(UNPINNED), fetches={"hub": source}, free=lambda _: MANY)
+
+
+def test_an_unpinned_model_is_recorded_only_when_asked_to(tmp_path: Path) -> None:
+    store = hub_store(tmp_path, Hub(model_files()))
+    model = store.pull(UNPINNED)
+    assert not model.entry.pinned
+    assert not (tmp_path / "models.lock").exists()
+    pinned = store.record(model)
+    assert pinned.entry.pinned
+    assert pinned.entry.revision == COMMIT
+    assert json.loads((tmp_path / "models.lock").read_bytes()) == {
+        "tiny": {"digest": model.manifest_digest.hex(), "repo": "test/tiny", "revision": COMMIT}
+    }
+    assert store.known.find("tiny").pinned
+
+
+def test_a_recorded_model_is_fetched_at_its_commit_and_other_bytes_are_refused(tmp_path: Path) -> None:
+    first = hub_store(tmp_path, Hub(model_files()))
+    first.record(first.pull(UNPINNED))
+    first.remove("tiny")
+    same = Hub(model_files())
+    assert hub_store(tmp_path, same).pull(UNPINNED).entry.pinned
+    assert same.asked == COMMIT
+    with pytest.raises(ModelDamaged, match="another digest"):
+        hub_store(tmp_path, Hub(OTHER)).pull(UNPINNED, force=True)
+    first.verify(first.get("tiny"), full=True)
+
+
+def test_other_bytes_under_a_recorded_name_are_refused_at_load_and_go_in_without_the_record(tmp_path: Path) -> None:
+    store = hub_store(tmp_path, Hub(model_files()))
+    store.record(store.pull(UNPINNED))
+    away = hub_store(tmp_path / "away", Hub(OTHER))
+    away.pull(UNPINNED)
+    shutil.rmtree(tmp_path / "tiny")
+    shutil.copytree(tmp_path / "away/tiny", tmp_path / "tiny")
+    with pytest.raises(ModelDamaged, match="another model than the one that is pinned"):
+        store.verify(store.get("tiny"))
+    (tmp_path / "models.lock").unlink()
+    store.verify(store.get("tiny"))
+
+
+@pytest.mark.parametrize(
+    "text", ["{broken", "[]", '{"tiny": {}}', '{"tiny": {"repo": "a", "revision": "b", "digest": 1}}']
+)
+def test_a_record_that_cannot_be_read_does_not_count_as_none(tmp_path: Path, text: str) -> None:
+    store = hub_store(tmp_path, Hub(model_files()))
+    store.pull(UNPINNED)
+    (tmp_path / "models.lock").write_text(text)
+    with pytest.raises(BadSource, match=r"models\.lock"):
+        store.get("tiny")
+    with pytest.raises(BadSource, match=r"models\.lock"):
+        store.pull(UNPINNED)
+
+
+def test_a_damaged_model_cannot_be_recorded(tmp_path: Path) -> None:
+    store = hub_store(tmp_path, Hub(model_files()))
+    model = store.pull(UNPINNED)
+    _flip(model.path / "model.safetensors")
+    with pytest.raises(ModelDamaged):
+        store.record(model)
+    assert not (tmp_path / "models.lock").exists()
+
+
+def test_the_catalogues_own_digest_is_never_overruled_by_a_record(installed: tuple[Store, Installed]) -> None:
+    store, model = installed
+    row = {"repo": "test/tiny", "revision": COMMIT, "digest": "00" * 32}
+    (store.root / "models.lock").write_text(json.dumps({"tiny": row}))
+    assert store.get("tiny") == model
+    store.verify(model)
 
 
 def test_the_manifest_reads_back_as_it_was_written(installed: tuple[Store, Installed]) -> None:

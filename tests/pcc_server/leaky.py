@@ -14,7 +14,7 @@ def misbehave(how: str) -> None:
     kind, _, what = how.partition(":")
     held = open(what, "ab", buffering=0) if kind == "hold" else None  # noqa: PTH123, SIM115 - as plain as it gets
     while True:
-        time.sleep(0.02)
+        time.sleep(0.002)
         if kind == "shout":
             sys.stderr.write(f"DEBUG prompt={what}\n")
             sys.stderr.flush()

@@ -63,9 +63,9 @@ def test_the_fake_engine_is_named_in_statement_and_ready_line(node: Node, client
     assert (node.ready["engine"], node.ready["model"], node.ready["tier"]) == ("fake", "fake", 0)
 
 
-def test_a_key_renewed_every_two_seconds_fails_nobody() -> None:
-    with Node("--epoch-s", "2") as node, Client(node) as old:
-        end = time.monotonic() + 5
+def test_a_key_renewed_every_second_fails_nobody() -> None:
+    with Node("--epoch-s", "1") as node, Client(node) as old:
+        end = time.monotonic() + 3
         while time.monotonic() < end:
             assert old.ask("hi", max_tokens=2).receipt  # its key is up to two lives old
             with Client(node) as fresh:
@@ -83,7 +83,7 @@ def test_a_reader_that_stops_for_a_while_gets_everything() -> None:
         sealed, opener = client.seal(ask("x" * 4000, max_tokens=4000))
         call = client.send(client.encode(sealed))
         first = next(call)
-        time.sleep(1.0)
+        time.sleep(0.5)
 
         def rest():  # type: ignore[no-untyped-def]  # noqa: ANN202
             yield first
