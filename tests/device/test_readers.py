@@ -153,6 +153,40 @@ def test_a_rule_that_makes_no_sense_is_refused_without_quoting_it(tmp_path: Path
     assert "SECRETLY" not in str(caught.value)
 
 
+def test_a_rule_that_repeats_every_second_is_refused_and_one_every_hour_is_not(tmp_path: Path) -> None:
+    hourly = WEEKLY.replace("FREQ=WEEKLY", "FREQ=HOURLY")
+    assert len(titles(calendar(tmp_path, hourly))) == 25  # the one before midnight lasts into the day
+    every = f"FREQ=DAILY;BYHOUR={_all(24)};BYMINUTE={_all(60)};BYSECOND={_all(60)}"
+    for rule in ("FREQ=SECONDLY", "FREQ=SECONDLY;INTERVAL=2", every):
+        with pytest.raises(BadSource, match="too often"):
+            titles(calendar(tmp_path, WEEKLY.replace("FREQ=WEEKLY", rule)))
+
+
+def _all(count: int) -> str:
+    return ",".join(map(str, range(count)))
+
+
+def test_a_time_without_a_zone_is_the_readers_own(tmp_path: Path) -> None:
+    path = calendar(tmp_path, "UID:f
+SUMMARY:Lunch
+DTSTART:20251128T120000
+DTEND:20251128T130000")
+    for tz in (BERLIN, UTC, ZoneInfo("Pacific/Kiritimati")):
+        (event,) = read_calendar(path, start=FRIDAY, days=1, tz=tz)
+        assert event.start == datetime(2025, 11, 28, 12, 0, tzinfo=tz)
+
+
+def test_zones_more_than_a_day_apart_still_meet(tmp_path: Path) -> None:
+    """23:30 on Wednesday at UTC-12 is 01:30 on Friday at UTC+14."""
+    far = "UID:z
+SUMMARY:Far
+DTSTART;TZID=Etc/GMT+12:20251126T233000
+DTEND;TZID=Etc/GMT+12:20251126T234500"
+    path = calendar(tmp_path, far)
+    assert titles(path, tz=ZoneInfo("Pacific/Kiritimati")) == ["Far"]
+    assert titles(path, FRIDAY - timedelta(days=1), tz=ZoneInfo("Pacific/Kiritimati")) == []
+
+
 def test_an_event_never_shows_its_title_in_a_log(tmp_path: Path) -> None:
     (event,) = read_calendar(calendar(tmp_path, WEEKLY), start=FRIDAY, days=1, tz=BERLIN)
     assert "Choir" not in repr(event)
@@ -204,6 +238,64 @@ def test_transfer_encodings_and_character_sets_are_undone(
 ) -> None:
     head = f"{MAIL}Content-Type: text/plain; charset={charset}\nContent-Transfer-Encoding: {encoding}\n\n"
     assert read_mail(mail(tmp_path, head.encode() + raw)).body == "Grüße"
+
+
+@pytest.mark.parametrize(
+    ("raw", "words"), [("Grüße".encode(), "Grüße"), ("Grüße".encode("latin-1"), "Grüße"), (b"plain", "plain")]
+)
+def test_a_body_without_a_character_set_is_read_as_what_it_is(tmp_path: Path, raw: bytes, words: str) -> None:
+    assert read_mail(mail(tmp_path, MAIL.encode() + b"
+" + raw)).body == words
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["From: <", "From: a@b@c, <", "From: a:b;c", "To: @", "Date: nonsense", "Date: Fri, 99 Nov 2025 09:30:00 +0100"],
+)
+def test_a_header_line_that_breaks_the_parser_is_given_as_it_stands(tmp_path: Path, line: str) -> None:
+    found = read_mail(mail(tmp_path, f"Subject: hello
+{line}
+
+words"))
+    assert (found.subject, found.body, found.date) == ("hello", "words", None)
+    if line.startswith("From"):
+        assert found.sender == line.removeprefix("From: ")
+
+
+def test_a_mail_without_a_date_has_none(tmp_path: Path) -> None:
+    assert read_mail(mail(tmp_path, "Subject: hello
+
+words")).date is None
+
+
+def test_a_mail_whose_parts_have_lost_their_border_keeps_its_words(tmp_path: Path) -> None:
+    assert read_mail(mail(tmp_path, f"{MAIL}Content-Type: multipart/mixed
+
+words")).body == "words"
+
+
+def test_an_empty_plain_part_gives_way_to_the_html_one(tmp_path: Path) -> None:
+    assert read_mail(mail(tmp_path, MIXED.replace("plain words", " "))).body == "html words"
+
+
+def test_a_mail_of_apples_program_is_read_without_its_property_list(tmp_path: Path) -> None:
+    path, data = tmp_path / "1.emlx", PLAIN.replace("-- 
+Clinic
+", "").encode()
+    path.write_bytes(b"%d      
+%b<?xml version="1.0"?><plist>flags</plist>" % (len(data), data))
+    assert read_mail(path).body == "Dear Anna,
+four weeks."
+
+
+def test_a_file_too_large_to_be_meant_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("device.index.readers._MAX_BYTES", 1_000_000)
+    path = mail(tmp_path, b"a" * 1_000_000)
+    assert len(read_text(path)) == 1_000_000
+    path.write_bytes(b"a" * 1_000_001)
+    for large in (path, Path("/dev/zero")):
+        with pytest.raises(BadSource, match="is larger than 1 MB"):
+            read_text(large)
 
 
 def test_an_unknown_character_set_is_refused_by_name(tmp_path: Path) -> None:
@@ -277,6 +369,7 @@ def test_a_maildir_is_read(tmp_path: Path) -> None:
         (tmp_path / part).mkdir()
     (tmp_path / "cur/1:2,S").write_text(PLAIN)
     (tmp_path / "tmp/2").write_text("half")
+    (tmp_path / "cur/.DS_Store").write_bytes(bytes(9))
     assert [found.subject for found in read_mails(tmp_path)] == ["Your X-ray"]
 
 
@@ -300,6 +393,7 @@ def test_a_folder_that_is_no_maildir_is_refused(tmp_path: Path) -> None:
         ("<script>x()</script>y<style>z</style>", "y"),
         ("<head><title>never closed<body>seen", "seen"),
         ("<blockquote>old</blockquote>new", "> old\nnew"),
+        ("<![if !mso]>a<![endif]><![foo[b]]><!--[if mso]>x<![endif]-->c", "ac"),
         ("a &lt;b&gt; &amp; c", "a <b> & c"),
         ("one<b>two</b> three", "onetwo three"),
     ],

@@ -134,6 +134,13 @@ def test_a_machine_without_zones_or_trip_points_has_no_such_sensor(tmp_path: Pat
     assert zone(tmp_path, "40000").thermal() == Absent()
 
 
+def test_one_zone_of_nonsense_does_not_hide_the_others(tmp_path: Path) -> None:
+    machine = zone(tmp_path, "86000", *BOTH)
+    shutil.copytree(tmp_path / "sys/class/thermal/thermal_zone0", tmp_path / "sys/class/thermal/thermal_zone1")
+    (tmp_path / "sys/class/thermal/thermal_zone1/temp").write_text("hot!")
+    assert machine.thermal() is Thermal.SERIOUS
+
+
 def test_a_zone_that_gives_nonsense_is_a_failure_not_good_news(tmp_path: Path) -> None:
     assert Sensors(zone(tmp_path, "hot!", *BOTH)).read().thermal == Failed("ValueError")
 
@@ -192,6 +199,14 @@ def test_a_control_groups_limit_counts_and_its_cache_does_not(
         f"{base}memory.stat": f"{stat} {cache * 1024}\n",
     }
     assert memory(tmp_path, 900, proc__self__cgroup=group, **files).memory_pressure() is expected
+
+
+@pytest.mark.parametrize("path", ["/own/deeper/still", "/outside/of/the/container"])
+def test_a_limit_of_a_group_above_counts_too(tmp_path: Path, path: str) -> None:
+    """In a container the path is often the host's, and the limit lies at the root of what can be seen."""
+    place = "sys__fs__cgroup__own__" if "own" in path else "sys__fs__cgroup__"
+    files = {f"{place}memory.max": "512000", f"{place}memory.current": "510000", f"{place}memory.stat": "file 0\n"}
+    assert memory(tmp_path, 900, proc__self__cgroup=f"0::{path}\n", **files).memory_pressure() is Pressure.CRITICAL
 
 
 @pytest.mark.parametrize("limit", ["max", "9223372036854771712"])

@@ -242,7 +242,7 @@ def test_a_model_removed_while_it_is_checked_is_damaged(
 ) -> None:
     store, model = installed
     (store.root / ".seen.json").unlink()
-    monkeypatch.setattr("device.store.refuse_code", lambda folder: shutil.rmtree(folder))
+    monkeypatch.setattr("device.store.refuse_code", shutil.rmtree)
     with pytest.raises(ModelDamaged, match="cannot be read: No such file"):
         store.verify(model)
 
@@ -569,7 +569,7 @@ def test_other_troubles_with_files_are_not_called_a_full_disk(tmp_path: Path) ->
     def broken(_: str) -> None:
         raise OSError(errno.EIO, "Input/output error")
 
-    with pytest.raises(BadSource, match="cannot be used as the model store: Input/output error$"):
+    with pytest.raises(BadSource, match=r"cannot be used as the model store: Input/output error$"):
         store_with(tmp_path, Serving(model_files(), broken)).pull(ENTRY)
     assert visible(tmp_path) == []
 

@@ -2,6 +2,7 @@
 
 import zipfile
 from dataclasses import replace
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ import pytest
 from device.catalog import SourceFile, WheelSource, catalog
 from device.errors import DiskFull, FetchFailed, ModelDamaged
 from device.store import Progress, Store
-from device.wheel import _cause, unpack
+from device.wheel import _bar, _cause, _follow, unpack
 from tests.support_models import known, wheel_entry, write_wheel
 
 MANY = 10**12
@@ -92,6 +93,43 @@ def test_pips_word_for_a_full_disk_is_understood(tmp_path: Path) -> None:
     assert isinstance(_cause(said, source, tmp_path), DiskFull)
 
 
+def test_the_last_words_of_a_pip_that_names_no_error_are_the_cause(tmp_path: Path) -> None:
+    source = WheelSource(project="carrier", version="1.0", file="x.whl", size=9, sha256="")
+    said = _follow(["Traceback (most recent call last):
+", "
+", "MemoryError.
+"], source, silent)
+    assert str(_cause(said, source, tmp_path)) == "pip could not fetch carrier: MemoryError"
+    assert "without a word" in str(_cause([], source, tmp_path))
+
+
+def test_only_the_end_of_what_pip_says_is_kept() -> None:
+    source = WheelSource(project="carrier", version="1.0", file="x.whl", size=9, sha256="")
+    said = _follow((f"line {n}
+" for n in range(10_000)), source, silent)
+    assert len(said) < 1000
+    assert said[-1] == "line 9999"
+
+
+def test_a_python_without_pip_says_what_to_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    entry = wheel_entry(tmp_path)
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
+    with pytest.raises(FetchFailed, match="python -m ensurepip"):
+        Store(tmp_path / "store", known=known(entry)).pull(entry)
+
+
+def test_a_pip_without_metadata_or_of_an_old_version_shows_no_bar(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert _bar() == "raw"
+    monkeypatch.setattr("importlib.metadata.version", lambda _: "23.0.1")
+    assert _bar() == "off"
+
+    def absent(name: str) -> str:
+        raise PackageNotFoundError(name)
+
+    monkeypatch.setattr("importlib.metadata.version", absent)
+    assert _bar() == "off"
+
+
 def listed(path: str, data: bytes) -> SourceFile:
     import hashlib
 
@@ -142,6 +180,18 @@ def test_a_member_whose_bytes_were_changed_in_the_archive_is_refused(tmp_path: P
     wheel.write_bytes(wheel.read_bytes().replace(b"a" * 100, b"a" * 99 + b"b"))
     with pytest.raises(ModelDamaged):
         unpack(wheel, (listed("carrier/a", b"a" * 100),), tmp_path / "raw", silent)
+
+
+def test_a_member_that_is_encrypted_is_refused(tmp_path: Path) -> None:
+    wheel = tmp_path / "x.whl"
+    with zipfile.ZipFile(wheel, "w", zipfile.ZIP_STORED) as archive:
+        archive.writestr("carrier/a", b"a")
+    data = bytearray(wheel.read_bytes())
+    for mark, at in ((b"PK", 6), (b"PK", 8)):
+        data[data.index(mark) + at] |= 1
+    wheel.write_bytes(bytes(data))
+    with pytest.raises(ModelDamaged, match="is not a wheel that can be unpacked"):
+        unpack(wheel, (listed("carrier/a", b"a"),), tmp_path / "raw", silent)
 
 
 @pytest.mark.model
