@@ -58,12 +58,13 @@ def pieces(gguf: GGUF, tensor: Tensor, name: str, heads: int | None) -> Iterator
 
 def _packed(tensor: Tensor, blocks: Array) -> tuple[Array, Array, Array]:
     scales = np.ascontiguousarray(blocks["d"])
-    if tensor.kind == "Q8_0":
-        codes = blocks["q"] ^ np.uint8(0x80)  # signed -128..127 to 0..255
-        biases = scales * np.float16(-128)
-    else:
-        codes = _nibbles(blocks["q"])
-        biases = np.ascontiguousarray(blocks["m"]) if tensor.kind == "Q4_1" else scales * np.float16(-8)
+    with np.errstate(over="ignore", invalid="ignore"):  # what overflows is refused below
+        if tensor.kind == "Q8_0":
+            codes = blocks["q"] ^ np.uint8(0x80)  # signed -128..127 to 0..255
+            biases = scales * np.float16(-128)
+        else:
+            codes = _nibbles(blocks["q"])
+            biases = np.ascontiguousarray(blocks["m"]) if tensor.kind == "Q4_1" else scales * np.float16(-8)
     for values in (scales, biases):
         _finite(tensor, values)
     words = np.ascontiguousarray(codes).reshape(*blocks.shape[:-1], -1).view("<u4")
@@ -92,7 +93,7 @@ def _plain(tensor: Tensor, name: str, array: Array) -> Piece:
     """Keep 16-bit tensors; f32 ones (norms) become f16, or they would promote every activation to f32."""
     if tensor.kind != "F32":
         return Piece(name=name, dtype=tensor.kind, array=array)
-    with np.errstate(over="ignore"):
+    with np.errstate(over="ignore", invalid="ignore"):
         narrow = array.astype("<f2")
     _finite(tensor, narrow)
     return Piece(name=name, dtype="F16", array=narrow)

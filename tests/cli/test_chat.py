@@ -32,7 +32,8 @@ def test_ctrl_c_stops_an_answer_and_the_conversation_goes_on() -> None:
         terminal.interrupt()
         terminal.wait_for("slot freed")
         terminal.type("/help\n")
-        terminal.wait_for("/route")
+        terminal.wait_for("/bye")
+        terminal.wait_for("> ")  # a Ctrl-D that comes before the line editor is lost
         terminal.type("\x04")
         assert terminal.end() == 0
 

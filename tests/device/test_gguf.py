@@ -327,7 +327,7 @@ def test_what_is_not_known_is_refused_never_guessed(tmp_path: Path, changes: dic
         {"llama__attention__head_count": 0},
         {"llama__attention__head_count": "four"},
         {"llama__attention__head_count": 7},
-        {"tokenizer__ggml__tokens": 5},
+        {"tokenizer__ggml__token_type": 5},
         {"tokenizer__ggml__eos_token_id": 10**6},
         {"tokenizer__ggml__merges": [1, 2]},
         {"tokenizer__chat_template": 5},

@@ -167,10 +167,7 @@ def _all(count: int) -> str:
 
 
 def test_a_time_without_a_zone_is_the_readers_own(tmp_path: Path) -> None:
-    path = calendar(tmp_path, "UID:f
-SUMMARY:Lunch
-DTSTART:20251128T120000
-DTEND:20251128T130000")
+    path = calendar(tmp_path, "UID:f\nSUMMARY:Lunch\nDTSTART:20251128T120000\nDTEND:20251128T130000")
     for tz in (BERLIN, UTC, ZoneInfo("Pacific/Kiritimati")):
         (event,) = read_calendar(path, start=FRIDAY, days=1, tz=tz)
         assert event.start == datetime(2025, 11, 28, 12, 0, tzinfo=tz)
@@ -178,10 +175,7 @@ DTEND:20251128T130000")
 
 def test_zones_more_than_a_day_apart_still_meet(tmp_path: Path) -> None:
     """23:30 on Wednesday at UTC-12 is 01:30 on Friday at UTC+14."""
-    far = "UID:z
-SUMMARY:Far
-DTSTART;TZID=Etc/GMT+12:20251126T233000
-DTEND;TZID=Etc/GMT+12:20251126T234500"
+    far = "UID:z\nSUMMARY:Far\nDTSTART;TZID=Etc/GMT+12:20251126T233000\nDTEND;TZID=Etc/GMT+12:20251126T234500"
     path = calendar(tmp_path, far)
     assert titles(path, tz=ZoneInfo("Pacific/Kiritimati")) == ["Far"]
     assert titles(path, FRIDAY - timedelta(days=1), tz=ZoneInfo("Pacific/Kiritimati")) == []
@@ -244,8 +238,7 @@ def test_transfer_encodings_and_character_sets_are_undone(
     ("raw", "words"), [("Grüße".encode(), "Grüße"), ("Grüße".encode("latin-1"), "Grüße"), (b"plain", "plain")]
 )
 def test_a_body_without_a_character_set_is_read_as_what_it_is(tmp_path: Path, raw: bytes, words: str) -> None:
-    assert read_mail(mail(tmp_path, MAIL.encode() + b"
-" + raw)).body == words
+    assert read_mail(mail(tmp_path, MAIL.encode() + b"\n" + raw)).body == words
 
 
 @pytest.mark.parametrize(
@@ -253,25 +246,18 @@ def test_a_body_without_a_character_set_is_read_as_what_it_is(tmp_path: Path, ra
     ["From: <", "From: a@b@c, <", "From: a:b;c", "To: @", "Date: nonsense", "Date: Fri, 99 Nov 2025 09:30:00 +0100"],
 )
 def test_a_header_line_that_breaks_the_parser_is_given_as_it_stands(tmp_path: Path, line: str) -> None:
-    found = read_mail(mail(tmp_path, f"Subject: hello
-{line}
-
-words"))
+    found = read_mail(mail(tmp_path, f"Subject: hello\n{line}\n\nwords"))
     assert (found.subject, found.body, found.date) == ("hello", "words", None)
     if line.startswith("From"):
         assert found.sender == line.removeprefix("From: ")
 
 
 def test_a_mail_without_a_date_has_none(tmp_path: Path) -> None:
-    assert read_mail(mail(tmp_path, "Subject: hello
-
-words")).date is None
+    assert read_mail(mail(tmp_path, "Subject: hello\n\nwords")).date is None
 
 
 def test_a_mail_whose_parts_have_lost_their_border_keeps_its_words(tmp_path: Path) -> None:
-    assert read_mail(mail(tmp_path, f"{MAIL}Content-Type: multipart/mixed
-
-words")).body == "words"
+    assert read_mail(mail(tmp_path, f"{MAIL}Content-Type: multipart/mixed\n\nwords")).body == "words"
 
 
 def test_an_empty_plain_part_gives_way_to_the_html_one(tmp_path: Path) -> None:
@@ -279,13 +265,9 @@ def test_an_empty_plain_part_gives_way_to_the_html_one(tmp_path: Path) -> None:
 
 
 def test_a_mail_of_apples_program_is_read_without_its_property_list(tmp_path: Path) -> None:
-    path, data = tmp_path / "1.emlx", PLAIN.replace("-- 
-Clinic
-", "").encode()
-    path.write_bytes(b"%d      
-%b<?xml version="1.0"?><plist>flags</plist>" % (len(data), data))
-    assert read_mail(path).body == "Dear Anna,
-four weeks."
+    path, data = tmp_path / "1.emlx", PLAIN.replace("-- \nClinic\n", "").encode()
+    path.write_bytes(b'%d      \n%b<?xml version="1.0"?><plist>flags</plist>' % (len(data), data))
+    assert read_mail(path).body == "Dear Anna,\nfour weeks."
 
 
 def test_a_file_too_large_to_be_meant_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
