@@ -57,6 +57,7 @@ class Framer:
                 messages,
                 tokenize=False,
                 add_generation_prompt=True,
+                enable_thinking=False,  # reasoning text has no field of its own yet
                 date_string=self.today.strftime("%d %b %Y"),
                 strftime_now=self.today.strftime,
             )

@@ -88,5 +88,5 @@ def show(name: str, as_json: bool) -> None:
 @click.argument("name", metavar="ID")
 def rm(name: str) -> None:
     """Remove one model from the store."""
-    gone = Shelf.open().remove(name)
-    talk(f"removed {safe(gone.entry.id)}, {size(gone.size_bytes)} freed")
+    Shelf.open().remove(name)
+    talk(f"removed {safe(name)}")

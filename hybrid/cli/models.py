@@ -71,14 +71,19 @@ class Shelf:
         with mapped():
             return self.store.default(is_mac=sys.platform == "darwin")
 
-    def remove(self, name: str) -> "Installed":
-        """Remove a model from the store and return what it was."""
+    def remove(self, name: str) -> None:
+        """Remove a model from the store; a damaged one too."""
         from hybrid.local import mapped
 
-        gone = self.get(name)
         with mapped():
             self.store.remove(name)
-        return gone
+
+    def record(self, installed: "Installed") -> "Installed":
+        """Pin a hub model without a known digest to the bytes that are there."""
+        from hybrid.local import mapped
+
+        with mapped():
+            return self.store.record(installed)
 
     def fit_of(self, entry: "Entry") -> "Fit":
         """Compute what a model would take of this machine's memory: on a processor alone as f32, where that fits."""

@@ -26,7 +26,7 @@ EVERY_SHARE = 25  # percent between two lines where no line can be redrawn
 
 @click.command("pull")
 @click.argument("name", metavar="NAME|FOLDER")
-@click.option("--yes", is_flag=True, help="Accept the licence and unpinned bytes without asking.")
+@click.option("--yes", is_flag=True, help="Accept the licence, and record unpinned bytes, without asking.")
 @click.option("--force", is_flag=True, help="Fetch again, and even if it hardly fits in memory.")
 def command(name: str, yes: bool, force: bool) -> None:
     """Fetch a model into the store.
@@ -46,6 +46,8 @@ def command(name: str, yes: bool, force: bool) -> None:
         _agree(entry, yes=yes)
     with Progress(screen) as line:
         installed = shelf.pull(entry, progress=_reporter(line, screen), force=force)
+    if not installed.entry.pinned and installed.entry.source.kind == "hub":
+        _pin(shelf, installed, yes=yes)
     _done(installed)
 
 
@@ -64,19 +66,27 @@ def _announce(entry: "Entry", shelf: Shelf, *, force: bool) -> None:
 
 
 def _agree(entry: "Entry", *, yes: bool) -> None:
-    questions = []
-    if entry.accept_licence:
-        questions.append(f"its licence, {entry.licence}, must be accepted")
-    if not entry.pinned and entry.source.kind == "hub":
-        questions.append("no digest of it is known beforehand: what the hub serves today is taken and recorded")
-    if not questions or yes:
+    """Ask for a licence that wants a yes. Raises ConfigurationError where nobody gives it."""
+    if not entry.accept_licence or yes:
         return
+    question = f"its licence, {safe(entry.licence)}, must be accepted"
     if not sys.stdin.isatty():
-        raise ConfigurationError(f"{entry.id}: {'; '.join(questions)}", hint=f"hybrid pull {entry.id} --yes")
-    for question in questions:
-        talk(f"  {question}")
+        raise ConfigurationError(f"{entry.id}: {question}", hint=f"hybrid pull {entry.id} --yes")
+    talk(f"  {question}")
     if not click.confirm("Go on?", err=True):
         raise ConfigurationError(f"{entry.id} was not fetched", hint="hybrid list shows other models")
+
+
+def _pin(shelf: Shelf, installed: "Installed", *, yes: bool) -> None:
+    """Show which bytes came, and record them on an explicit yes: the catalogue knows no digest to compare with."""
+    name = installed.entry.id
+    talk(f"{name} is unpinned: no digest of it was known beforehand; the hub served")
+    talk(f"  {safe(installed.manifest.source)}, digest {installed.manifest_digest.hex()}")
+    if yes or (sys.stdin.isatty() and click.confirm("Record it, and refuse other bytes from now on?", err=True)):
+        shelf.record(installed)
+        talk("recorded: other bytes are refused from now on")
+    else:
+        talk(f"not recorded: a node will refuse it; hybrid pull {name} --yes records it")
 
 
 def _reporter(line: Progress, screen: Screen) -> "Callable[[Step], None]":

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import NoReturn
 
+from device.catalog import Entry
 from device.engine import EngineOptions, MLXEngine
 from device.errors import (
     BadRequest,
@@ -66,7 +67,14 @@ def _folder(settings: Settings) -> Path:
     installed = store.get(settings.model) if settings.model else store.default(is_mac=sys.platform == "darwin")
     if installed is None:
         raise StartFailure("no model is in the store yet; fetch one with: hybrid pull starter")
+    _check_pinned(installed.entry)
     return installed.path
+
+
+def _check_pinned(entry: Entry) -> None:
+    """Refuse bytes nobody has vouched for: a node says in its evidence which model it runs."""
+    if entry.source.kind == "hub" and not entry.pinned:
+        raise StartFailure(f"{entry.id} is pinned to no digest; record the one you have with: hybrid pull {entry.id}")
 
 
 def _refuse(error: DeviceError, where: str) -> NoReturn:

@@ -148,11 +148,6 @@ def test_a_requirement_of_a_wheel_cannot_bring_lines_of_its_own(tmp_path: Path) 
         catalog(own)
 
 
-def test_the_thinking_models_are_told_not_to() -> None:
-    told = {entry.id for entry in catalog().entries if entry.default_system == "/no_think"}
-    assert told == {"smollm3-3b-4bit", "qwen3-14b-4bit"}
-
-
 @pytest.mark.parametrize("path", ["../evil", "/etc/evil", "a/../../evil"])
 @pytest.mark.parametrize("key", ["path", "to"])
 def test_a_file_that_leaves_its_folder_is_refused(path: str, key: str) -> None:

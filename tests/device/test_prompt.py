@@ -17,6 +17,7 @@ class Characters:
 
     def apply_chat_template(self, messages: list[dict[str, str]], **given: Any) -> str:
         assert given["tokenize"] is False
+        assert given["enable_thinking"] is False
         if messages[-1]["content"] == "refuse":
             raise ValueError(messages[-1]["content"])
         turns = "".join(f"[{m['role']}]{m['content']}" for m in messages)
