@@ -116,6 +116,8 @@ def orderly_exit() -> Iterator[None]:
 
     def leave(number: int, frame: FrameType | None) -> None:
         del frame
+        for each in (signal.SIGINT, *numbers):
+            signal.signal(each, signal.SIG_DFL)  # one more ends the process at once; a private node notices
         sys.exit(128 + number)
 
     numbers = [getattr(signal, name) for name in PROMISED_EXITS if hasattr(signal, name)]

@@ -148,3 +148,18 @@ def test_a_node_of_ones_own_does_not_outlive_an_owner_that_was_killed() -> None:
             process.kill()
     assert alive == []
     assert len(gone) == len(PARTS)
+
+
+def test_a_second_signal_ends_a_chat_at_once_and_its_node_with_it() -> None:
+    process = start("own-node", "chat", "--local-node", stdin=subprocess.PIPE)
+    family = []
+    until = time.monotonic() + PATIENCE_S
+    while len(family) < len(PARTS) and time.monotonic() < until:
+        time.sleep(0.05)
+        family = psutil.Process(process.pid).children(recursive=True)
+    for _ in range(2):
+        process.terminate()
+    _, talk = process.communicate(timeout=PATIENCE_S)
+    assert process.returncode in {-signal.SIGTERM, 128 + signal.SIGTERM}
+    assert talk == b""
+    assert psutil.wait_procs(family, timeout=15)[1] == []
