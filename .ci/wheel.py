@@ -14,9 +14,10 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = {"hybrid", "device", "pcc_server"}
 PROBE = """
 import hybrid
+from hybrid.errors import ConfigurationError
 try:
     hybrid.ask("hello there", policy="only_on_device")
-except hybrid.ConfigurationError as error:
+except ConfigurationError as error:
     print(f"refused: {error}")
 """
 
