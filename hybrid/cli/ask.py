@@ -4,6 +4,7 @@ import click
 
 from hybrid.cli.consent import consent_of
 from hybrid.cli.door import configured, doors_of, open_client, orderly_exit
+from hybrid.cli.failures import next_one_kills
 from hybrid.cli.lines import Lines
 from hybrid.cli.models import STARTER_ID, STARTER_NOTE
 from hybrid.cli.options import Wishes, wishes
@@ -41,6 +42,8 @@ def command(ctx: click.Context, wish: Wishes, *, words: tuple[str, ...], shape: 
     ):
         stream = client.stream(prompt.text, system=wish.system, sources=prompt.sources, **wish.sampling())
         reply = run_turn(stream, output, screen, verbose=wish.verbose)
+        if reply is None:
+            next_one_kills()
     if reply is not None and screen.tty and settings.model is None and reply.model == STARTER_ID:
         talk(STARTER_NOTE)
     return exit_code(reply)

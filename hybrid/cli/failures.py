@@ -22,9 +22,15 @@ EXIT_INTERRUPTED = 130
 def guarded(call: Callable[[], Any]) -> int:
     """Run a command and return its exit code; what click raises to end it passes through."""
     code = _code_of(call)
-    if code == EXIT_INTERRUPTED and threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGINT, signal.SIG_DFL)  # one more ends the process at once, not a clean-up half-way
+    if code == EXIT_INTERRUPTED:
+        next_one_kills()
     return code
+
+
+def next_one_kills() -> None:
+    """Let one more Ctrl-C end the process at once, instead of leaving a clean-up half-way; a private node notices."""
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def _code_of(call: Callable[[], Any]) -> int:
