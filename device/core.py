@@ -217,13 +217,12 @@ class Core:
             self._fail(live, error)
             return
         if ended is not None:
-            reason, text = ended
+            live.end(*ended)  # first: keeping the context takes time its reader need not wait for
             if response.finish_reason is None:
                 self._keep(live, self._take_out(response.uid))
             else:
                 self._running.pop(response.uid)
                 self._keep(live, (response.prompt_cache, response.all_tokens))
-            live.end(reason, text)
 
     def _ended(self, live: Live, response: Any, values: list[float]) -> tuple[FinishReason, str] | None:
         if response.finish_reason == "stop":
