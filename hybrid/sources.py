@@ -104,8 +104,12 @@ def file(path: str | Path, *, max_route: Route | str | None = None) -> Source:
     Raises ConfigurationError when it is not there, not readable or not what its name says.
     """
     path = Path(path)
-    kind = kind_of(path)
-    content = _READERS.get(kind, _plain)(path)
+    if path.is_fifo():  # it can be read once: as text, under the label its first words ask for
+        content = _plain(path)
+        kind = _kind_by_words(content.encode()[:FIRST_BYTES])
+    else:
+        kind = kind_of(path)
+        content = _READERS.get(kind, _plain)(path)
     return _make(str(path), content, kind, path, max_route if kind == "file" else Route.ON_DEVICE)
 
 
@@ -118,6 +122,10 @@ def kind_of(path: Path) -> str:
     first = b""
     with contextlib.suppress(OSError), path.open("rb") as opened:  # whoever reads it says what is wrong with it
         first = opened.read(FIRST_BYTES)
+    return _kind_by_words(first)
+
+
+def _kind_by_words(first: bytes) -> str:
     return next((kind for kind, words in FIRST_WORDS.items() if words.match(first)), "file")
 
 

@@ -1,5 +1,7 @@
 """Files as sources: how they are read, and which of them stay on the device by themselves."""
 
+import os
+import threading
 from datetime import date
 from pathlib import Path
 
@@ -167,3 +169,15 @@ def test_a_mail_in_the_conversation_never_reaches_the_node(mail: Path) -> None:
         client.ask(HARD, sources=[Source.mail(mail, max_route="private_cloud")])
     assert kept.route is Route.ON_DEVICE
     assert bench.node_read.count("splint") == 1  # the one that was widened on purpose
+
+
+@pytest.mark.parametrize(("words", "limit"), [("just words\n", Route.PRIVATE_CLOUD), (CALENDAR, Route.ON_DEVICE)])
+def test_a_pipe_is_read_once_and_whole_and_keeps_its_label(tmp_path: Path, words: str, limit: Route) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    writer = threading.Thread(target=pipe.write_text, args=(words,))
+    writer.start()
+    source = Source.file(pipe)
+    writer.join()
+    assert source.text == words
+    assert source.limit is limit
