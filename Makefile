@@ -19,6 +19,7 @@ help: ## this list
 	       "the package python3-venv (Debian, Ubuntu) is missing" >&2; exit 1; }
 	@echo "making .venv with $$("$(PYTHON)" --version)" >&2
 	@"$(PYTHON)" -m venv .venv
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade pip # an older one shows no progress
 
 .venv/.runtime: pyproject.toml | .venv/bin/python
 	@echo "installing hybrid-pcc into .venv" >&2

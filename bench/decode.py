@@ -9,10 +9,12 @@ b) alternating child processes on a host without Metal or CUDA: our CPU path aga
 import argparse
 import asyncio
 import json
+import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +58,7 @@ def request(text: str, tokens: int) -> Any:
 
 
 def same_weights(folder: Path, rounds: int, tokens: int) -> None:
-    """Row a: ``Client.stream`` against mlx-lm's stream, tokens per second after the first, in turn."""
+    """Row a: ``Client.stream`` against mlx-lm's stream in turn; median time between tokens, the first excluded."""
     from device import runtime
     from device.engine import MLXEngine
     from hybrid.client import Client
@@ -67,24 +69,15 @@ def same_weights(folder: Path, rounds: int, tokens: int) -> None:
     stream_generate = runtime.mlx_lm("generate").stream_generate
 
     def stock() -> float:
-        return rate(sum(1 for _ in marked(stream_generate(loaded.model, loaded.tokenizer, ids, max_tokens=tokens))))
+        return rate(stream_generate(loaded.model, loaded.tokenizer, ids, max_tokens=tokens))
 
     def ours(client: Client) -> float:
         with client.stream(PROMPT, max_tokens=tokens, temperature=0.0) as stream:
-            for _ in marked(stream.text_deltas()):
-                pass
-            return rate(stream.final().usage.output)
+            return rate(stream.text_deltas())
 
-    times: list[float] = []
-
-    def marked(items: Iterable[Any]) -> Iterator[Any]:
-        times.clear()
-        for item in items:
-            times.append(time.perf_counter())
-            yield item
-
-    def rate(count: int) -> float:
-        return (count - 1) / (times[-1] - times[0])
+    def rate(items: Iterable[Any]) -> float:
+        times = [time.perf_counter() for _ in items]
+        return 1 / statistics.median(b - a for a, b in pairwise(times[1:]))
 
     figures: dict[str, list[float]] = {"ours": [], "stock": []}
     note = {"path": engine.status().path, "weights": engine.status().weights, "needed": 0.98}

@@ -311,7 +311,7 @@ def test_a_value_apple_has_added_since_is_unknown() -> None:
 
 
 @pytest.mark.mac
-@pytest.mark.skipif(sys.platform != "darwin", reason="needs a Mac")
+@pytest.mark.skipif(sys.platform != "darwin", reason="mac: needs a Mac")
 def test_a_real_mac_can_be_read_and_nothing_fails() -> None:
     found = sensors.read()
     assert not [name for name in NAMES if isinstance(getattr(found, name), (Failed, Unknown))]

@@ -115,6 +115,7 @@ def test_a_python_without_pip_says_what_to_run(tmp_path: Path, monkeypatch: pyte
 
 
 def test_a_pip_without_metadata_or_of_an_old_version_shows_no_bar(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.metadata.version", lambda _: "26.3")
     assert _bar() == "raw"
     monkeypatch.setattr("importlib.metadata.version", lambda _: "23.0.1")
     assert _bar() == "off"
