@@ -44,6 +44,11 @@ class Terminal:
         time.sleep(0.5)
         self.type("\x03")
 
+    def terminate(self) -> None:
+        """Send SIGTERM, after the same moment and for the same reason."""
+        time.sleep(0.5)
+        self.process.terminate()
+
     def wait_for(self, text: str) -> str:
         """Return what was shown up to and with a text, counted from the last wait."""
         until = time.monotonic() + PATIENCE_S

@@ -87,6 +87,6 @@ def test_a_chat_that_is_told_to_end_takes_its_node_along() -> None:
         terminal.type(COMPLEX + "\n")
         terminal.wait_for("▲ private cloud")
         nodes = children(terminal.process.pid)
-        terminal.process.terminate()
+        terminal.terminate()
         assert terminal.end() == 128 + signal.SIGTERM
         assert all(gone(pid) for pid in nodes)
