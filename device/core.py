@@ -112,7 +112,7 @@ class Core:
         self._core = runtime.mlx(threads=1 if self._stateless else None)
         cpu = runtime.describe().path.startswith("cpu")
         plan = loader.plan(self._folder, context_tokens=self._wanted_context, cpu=cpu, force=self._force)
-        self._loaded = loader.load(self._folder, plan, check_contents=self._stateless, report=self._report)
+        self._loaded = runtime.apart(lambda: self._load(plan), core=self._core, name="hybrid-load")
         self._report("warmup")
         self._budget = plan.kv_budget_bytes
         if not self._stateless:
@@ -120,6 +120,10 @@ class Core:
         spare = 0 if self._stateless else min(CACHE_LIMIT_BYTES, int(CACHE_SHARE * self._budget))
         self._core.set_cache_limit(spare)
         self._steps = Steps(self._loaded, max_rows=self._max_rows)
+
+    def _load(self, plan: loader.Plan) -> loader.Loaded:
+        """Load apart from the engine's thread: unpacking leaves that arena full of holes, and every step would pay."""
+        return loader.load(self._folder, plan, check_contents=self._stateless, report=self._report)
 
     def _report(self, phase: str) -> None:
         self.phase = f"loading {phase}"

@@ -11,11 +11,12 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import Future
 from dataclasses import dataclass
 from types import ModuleType
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
-from . import blas
+from . import blas, heap
 from .cores import usable_cores
 
 Path = Literal["metal", "cuda", "cpu-openblas", "cpu-mkl", "cpu-slow"]
@@ -56,6 +57,8 @@ class ThreadGuard:
         if threading.get_ident() != self._owner:
             raise RuntimeError("an MLX object was touched outside the engine's thread")
 
+
+T = TypeVar("T")
 
 _lock = threading.RLock()
 _state: dict[str, Any] = {}
@@ -105,6 +108,7 @@ def _load(threads: int | None) -> tuple[RuntimePath, ModuleType]:
         return RuntimePath(path="metal" if metal else "cuda", why="MLX computes on the accelerator"), core
     os.environ["MLX_DISABLE_COMPILE"] = "1"  # on CPU it compiles C++ into the shared temporary folder and loads it
     core.disable_compile()
+    heap.keep_threshold()
     return _judge(core, library, first=first), core
 
 
@@ -132,17 +136,28 @@ def _judge(core: ModuleType, library: blas.Library | None, *, first: bool) -> Ru
 
 
 def _proved(core: ModuleType, library: blas.Library) -> bool:
-    """Time both on a thread of their own, which frees its streams: the caller's may end before the process does."""
-    found: list[bool] = []
+    return apart(lambda: _effective(lambda: _mlx_product(core), library.probe(PROBE)), core=core, name="hybrid-probe")
+
+
+def apart(work: Callable[[], T], *, core: ModuleType, name: str) -> T:
+    """Do MLX work on a thread of its own and return its result; raises what the work raised.
+
+    Its streams are freed at its end, since the caller's thread may end before the process does. What it allocated and
+    freed leaves the holes in its own malloc arena, not in the caller's.
+    """
+    done: Future[T] = Future()
 
     def run() -> None:
-        found.append(_effective(lambda: _mlx_product(core), library.probe(PROBE)))
+        try:
+            done.set_result(work())
+        except BaseException as error:  # noqa: BLE001 - carried to the caller
+            done.set_exception(error)
         core.clear_streams()
 
-    thread = threading.Thread(target=run, name="hybrid-probe")
+    thread = threading.Thread(target=run, name=name)
     thread.start()
     thread.join()
-    return bool(found) and found[0]
+    return done.result()
 
 
 def _mlx_product(core: ModuleType) -> None:
