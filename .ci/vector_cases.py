@@ -6,32 +6,26 @@ A positive case carries what came out; a negative one only the outcome's name.
 from collections.abc import Callable, Iterable
 from typing import Any
 
+import vector_evidence
+import vector_log
 import vector_replies
 import vector_scene
+import vector_trust
 from vector_scene import Make, Scene, filled
 
+from hybrid.conformance.cases import to_hex
+from hybrid.conformance.outcomes import outcome_of
 from hybrid.wire import body, encoding
 from hybrid.wire.canonical import canonical_json
-from hybrid.wire.directory import Leaf
 from hybrid.wire.header import body_context
-from tests.wire.vector_runner import outcome
 
 Case = dict[str, Any]
 
 
-def hexed(value: Any) -> Any:
-    """Turn bytes into hexadecimal, all the way down."""
-    if isinstance(value, bytes):
-        return value.hex()
-    if isinstance(value, dict):
-        return {key: hexed(member) for key, member in value.items()}
-    return [hexed(member) for member in value] if isinstance(value, list | tuple) else value
-
-
 def good(name: str, section: str, kind: str, given: dict[str, Any]) -> Case:
     """Build a positive case; a generator that cannot pass its own case stops here."""
-    given = hexed(given)
-    result, output = outcome(kind, given)
+    given = to_hex(given)
+    result, output = outcome_of(kind, given)
     if result != "success":
         raise SystemExit(f"positive vector {name!r} came out as {result}")
     return {"name": name, "section": section, "kind": kind, "expect": result, "input": given, "output": output}
@@ -39,7 +33,16 @@ def good(name: str, section: str, kind: str, given: dict[str, Any]) -> Case:
 
 def bad(name: str, section: str, kind: str, expect: str, given: dict[str, Any]) -> Case:
     """Build a negative case."""
-    return {"name": name, "section": section, "kind": kind, "expect": expect, "input": hexed(given)}
+    return {"name": name, "section": section, "kind": kind, "expect": expect, "input": to_hex(given)}
+
+
+def made(section: str, cases: Iterable[tuple[str, str, str, dict[str, Any]]]) -> Iterable[Case]:
+    """Build cases out of name, kind, outcome and input."""
+    for name, kind, expect, given in cases:
+        if expect == "success":
+            yield good(name, section, kind, given)
+        else:
+            yield bad(name, section, kind, expect, given)
 
 
 def flip(data: bytes, at: int, bit: int = 0x01) -> bytes:
@@ -128,7 +131,7 @@ def evidence_cases(scene: Scene) -> Iterable[Case]:
 
 
 def directory_cases(scene: Scene) -> Iterable[Case]:
-    """Sections 4 and 5."""
+    """Section 4."""
     raw = scene.directory.raw
     yield good("directory of one node", "4", "directory", {"directory": raw})
     end = 4 + 10 + 8 + 4 + 2 + 1 + 1
@@ -136,26 +139,6 @@ def directory_cases(scene: Scene) -> Iterable[Case]:
     weightless = raw[: end + 1] + b"\0\0" + raw[end + 3 :]
     yield bad("directory with weight 0", "4", "directory", "malformed", {"directory": weightless})
     yield bad("directory with bytes after its end", "4", "directory", "malformed", {"directory": raw + b"\0"})
-    vkey, leaf = scene.signer.vkey, scene.leaf
-    yield good("directory entry", "5", "entry", {"leaf": leaf, "vkey": vkey})
-    note = Leaf.decode(leaf).entry
-    line = note.rpartition(b"\n\n")[2]
-    text = note[: -len(line) - 1].decode("utf-8")
-    other = vector_scene.signer(0x5B)
-    for name, entry, expect in (
-        ("with two signature lines", note + line, "malformed"),
-        ("signed by another key", other.sign(text), "signature_failure"),
-        ("with another epoch", note.replace(b'"epoch":7', b'"epoch":8'), "signature_failure"),
-        ("of another type", scene.signer.sign(text.replace("directory", "release", 1)), "malformed"),
-        ("with unsorted fields", scene.signer.sign(scene.unsorted_entry), "non_canonical"),
-        ("with a field too many", scene.signer.sign(text.replace('{"', '{"a":1,"')), "malformed"),
-        ("with spare base64 bits", vector_scene.spare_bits(note), "non_canonical"),
-        ("without a blank line", note.replace(b"\n\n", b"\n"), "malformed"),
-    ):
-        wrapped = Leaf(entry=entry, checkpoint_no=255).encode()
-        yield bad(f"directory entry {name}", "5", "entry", expect, {"leaf": wrapped, "vkey": vkey})
-    listed = Leaf(entry=note, checkpoint_no=0).encode()
-    yield bad("directory entry under another checkpoint", "5", "entry", "malformed", {"leaf": listed, "vkey": vkey})
 
 
 def body_cases(_: Scene) -> Iterable[Case]:
@@ -228,6 +211,21 @@ def reply_cases(scene: Scene) -> Iterable[Case]:
         yield bad(f"reply, {name}", section, "reply", expect, given)
 
 
+def log_cases(scene: Scene) -> Iterable[Case]:
+    """Section 5."""
+    yield from made("5", vector_log.cases(scene, scene.keep))
+
+
+def attestation_cases(scene: Scene) -> Iterable[Case]:
+    """Section 13."""
+    yield from made("13", vector_evidence.cases(scene))
+
+
+def trust_cases(scene: Scene) -> Iterable[Case]:
+    """Sections 11 and 12."""
+    yield from made("12", vector_trust.cases(scene))
+
+
 def worked_example(_: Scene) -> Iterable[Case]:
     """Section 16."""
     ref = {"node_id": filled(0xAA, 32), "ek_id": filled(0xBB, 16), "bundle_id": filled(0xCC, 32)}
@@ -252,6 +250,9 @@ FILES: dict[str, Callable[[Scene], Iterable[Case]]] = {
     "keys": key_cases,
     "evidence": evidence_cases,
     "directory": directory_cases,
+    "log": log_cases,
+    "attestation": attestation_cases,
+    "trust": trust_cases,
     "body": body_cases,
     "request": request_cases,
     "reply": reply_cases,

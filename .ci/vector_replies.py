@@ -12,6 +12,7 @@ from hybrid.wire.encoding import digest, u8, u32
 from hybrid.wire.errors import SealedCode
 from hybrid.wire.frames import FrameCipher, FrameSealer, FrameType, pack
 from hybrid.wire.receipt import Receipt, ReceiptFacts, SealedError, UsageReport
+from hybrid.wire.reply import Expected, ReplyOpener
 from hybrid.wire.reply_secrets import params_digest, reply_secrets
 from hybrid.wire.types import Chunk, EngineTiming, FinishReason, Usage
 
@@ -34,6 +35,13 @@ def good_replies(scene: Scene) -> Iterator[tuple[str, str, Given]]:
     request = scene.request(1)
     whole = answer(scene, request)
     yield "complete", "9", given(request, [{"head": whole.head}, {"frames": whole.frames}, {"final": whole.final}])
+    three = scene.request(3)
+    last = answer(scene, three, index=2)
+    yield (
+        "of the third of three",
+        "9",
+        given(three, [{"head": last.head}, {"frames": last.frames}, {"final": last.final}]),
+    )
     sealer = request.sealer(0)
     frames = sealer.error(SealedError(code=SealedCode.CONTEXT_LENGTH, first=2048, second=2100))
     facts = ReceiptFacts(model_id=MODEL, manifest=MANIFEST, status=1)
@@ -73,6 +81,16 @@ def answer(scene: Scene, request: SceneRequest, index: int = 0, salt: int = 0x66
     said = sealer.dummy() + sealer.data(Chunk(text="Yes. ", tokens=2)) + sealer.data(LONG) + sealer.usage(USAGE)
     receipt, final = sealer.finish(FACTS, scene.nodes[index].identity, now=lambda: NOW)
     return Answer(head=sealer.head, frames=said + receipt, data_frames=len(said) // FRAME_BYTES, final=final)
+
+
+def receipt_of(request: SceneRequest, whole: Answer) -> bytes:
+    """Open a whole reply and return the receipt it ends with."""
+    known = request.expecting()
+    expected = [Expected(node.identity.public, node.candidate.ref, node.candidate.manifest) for node in request.nodes]
+    opener = ReplyOpener(known["secrets"], expected, q=known["q"], model_id=known["model_id"])
+    opener.start(whole.head)
+    opener.push(whole.frames)
+    return opener.finish(whole.final).encode()
 
 
 def given(request: SceneRequest, messages: list[dict[str, bytes]]) -> Given:

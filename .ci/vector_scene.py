@@ -6,7 +6,7 @@ from typing import Any
 
 from hybrid.wire.body import body_length, pad, seal_body
 from hybrid.wire.canonical import canonical_json
-from hybrid.wire.directory import Directory, ListedNode, sign_entry
+from hybrid.wire.directory import Directory, ListedNode
 from hybrid.wire.envelope import Candidate, ReplySealer, RequestSealer, SealedRequest
 from hybrid.wire.evidence import Bundle, EvidenceItem, ModelEntry, Statement, make_bundle
 from hybrid.wire.header import CandidateRef, Header, body_context, key_package_info, request_digest
@@ -133,11 +133,11 @@ class Scene:
     """Everything vectors need, made from the same few bytes every time."""
 
     def __init__(self, keep: Make) -> None:
+        self.keep = keep
         self.nodes = [Node(number, keep) for number in range(3)]
         listed = (ListedNode(weight=1, bundle=self.nodes[0].bundle),)
         self.directory = Directory(deployment="example.org", epoch=EPOCH, epoch_s=EPOCH_S, nodes=listed)
         self.signer = signer(0x5A)
-        self.leaf = sign_entry(self.directory, self.signer)
 
     @property
     def unsorted_entry(self) -> str:
