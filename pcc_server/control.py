@@ -1,5 +1,6 @@
-"""The socketpair between launcher and child: one JSON object a line. Settings down, start-up news up, drain down.
+"""The socketpair between launcher and child: one JSON object a line.
 
+Settings and drain go down, start-up news up; the worker's requests for evidence up, their answers down.
 Nothing of a request crosses it. Its end is how each side learns that the other is gone.
 """
 

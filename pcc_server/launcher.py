@@ -1,7 +1,7 @@
-"""The thin parent: starts gateway and worker, repeats what they may say, ends with them.
+"""The thin parent: starts gateway and worker, repeats what they may say, collects evidence, ends with them.
 
-It imports neither grpc nor mlx, holds no key and sees no request byte. Its main thread starts the children, because
-the kernel's parent-death signal follows the thread.
+It imports neither grpc nor mlx, holds no key and sees no request byte; it alone opens a TPM or SEV device.
+Its main thread starts the children, because the kernel's parent-death signal follows the thread.
 """
 
 import selectors
@@ -12,6 +12,7 @@ from functools import partial
 from typing import Any
 
 from . import control, events
+from .attest.desk import Desk, collector_for
 from .config import Settings
 from .errors import UNAVAILABLE_EXIT
 from .events import Event, Program
@@ -35,6 +36,7 @@ class Launcher:
         self._notices = notices
         self._selector = selectors.DefaultSelector()
         self._children: dict[Program, Child] = {}
+        self._desk: Desk | None = None
         self._facts: dict[str, Any] = {}
         self._failure: dict[str, Any] | None = None
         self._ready = False
@@ -79,6 +81,8 @@ class Launcher:
                 control.write(child.control, settings=self._settings.to_json())
                 self._watch(child.stderr, partial(self._on_said, child))
                 self._watch(child.control, partial(self._on_news, child))
+        make = partial(collector_for, self._settings.attester, self._settings.tpm)
+        self._desk = Desk(make, self._children[Program.WORKER].control)
 
     def _watch(self, source: int | socket.socket, act: Callable[[], None]) -> None:
         self._selector.register(source, selectors.EVENT_READ, act)
@@ -118,12 +122,14 @@ class Launcher:
     def _on_news(self, child: Child) -> None:
         try:
             for message in child.news():
-                self._learn(message)
+                self._learn(child, message)
         except EOFError:
             self._selector.unregister(child.control)
             self._on_end(child)
 
-    def _learn(self, message: dict[str, Any]) -> None:
+    def _learn(self, child: Child, message: dict[str, Any]) -> None:
+        if self._desk and child.program is Program.WORKER and "collect" in message:
+            self._desk.ask(message["collect"])
         self._failure = message.get("failed", self._failure)
         self._facts.update(message.get("facts", {}))
         if not self._ready and {"listen", "node_key"} <= self._facts.keys():

@@ -51,7 +51,6 @@ class Child:
                 stderr=subprocess.PIPE,
                 process_group=0,  # Ctrl-C on a terminal reaches the launcher alone
             )
-        ours.setblocking(False)  # noqa: FBT003 - the signature of the standard library
         child = cls(program=program, process=process, control=ours)
         os.set_blocking(child.stderr, False)
         return child
@@ -72,7 +71,7 @@ class Child:
     def news(self) -> Iterator[dict[str, Any]]:
         """Yield the messages waiting on its control socket. Raises EOFError when there will be no more."""
         try:
-            data = self.control.recv(READ_BYTES)
+            data = self.control.recv(READ_BYTES, socket.MSG_DONTWAIT)
         except BlockingIOError:
             return
         except ConnectionError:
