@@ -46,7 +46,9 @@ class Findings:
     def failed(self, name: str, *, expected: str, got: str, hint: str = "") -> AttestationError:
         """Record a failure and return the error for it; ``expected`` and ``got`` complete a sentence."""
         self._add(name, CheckStatus.FAIL, f"expected {expected}, got {got}")
-        return attestation_error(name, expected=expected, got=got, hint=hint)
+        error = attestation_error(name, expected=expected, got=got, hint=hint)
+        error.checks = self.all()
+        return error
 
     def all(self) -> tuple[Check, ...]:
         """Return everything recorded so far."""
@@ -57,6 +59,18 @@ class Findings:
 
 
 HINTS = {
+    "log.note": "name the key of the deployment's log in log_policy, or ask its operator which it is",
+    "log.quorum": "ask the operator why witnesses are missing; nothing is sent meanwhile",
+    "log.clock": "set this device's clock by network time, then try again",
+    "log.rollback": "try again later; a mirror that lags does this, and the directory in use stays in use",
+    "log.consistency": "ask the deployment's operator; a log that contradicts itself is kept as proof on this device",
+    "directory.logged": "ask the deployment's operator why the directory is not in the log",
+    "evidence.fresh": "set this device's clock by network time; if it is right, the node shows old evidence",
+    "tpm2.ak-trusted": "enrol the machine: pcc-server attest enrol prints the line for ak_names",
+    "release.signed": "name the publisher's key in release.signers, if you know it",
+    "release.valid": "the operator must install a release that is in force",
+    "model.accepted": "accept this model in models.accept, or ask for another one",
+    "policy.require": "use another node, or change the rule in the trust policy",
     "directory.signature": "if the node was restarted, use the key it prints now; else something else answers",
     "directory.current": "set this device's clock and the node's by network time, then try again",
     "directory.unique": "the deployment shows different directories; ask its operator before sending anything",

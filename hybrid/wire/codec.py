@@ -5,7 +5,7 @@ A message has one encoding: fields ascending, defaults absent. Unknown, doubled 
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from google.protobuf.message import DecodeError
 from google.protobuf.message import Message as ProtoMessage
@@ -13,6 +13,7 @@ from google.protobuf.message import Message as ProtoMessage
 from .canonical import canonical_json as canonical_json  # noqa: PLC0414 - one door for all encodings
 from .canonical import decode_canonical_json as decode_canonical_json  # noqa: PLC0414 - the same
 from .constants import (
+    DIGEST_BYTES,
     FRAME_BYTES,
     FRAMES_PER_MESSAGE,
     KEY_PACKAGE_BYTES,
@@ -37,6 +38,18 @@ _Proto = TypeVar("_Proto", bound=ProtoMessage)
 _MAX_JOINED_BYTES = MAX_DIRECTORY_BYTES + MAX_CHECKPOINT_BYTES + MAX_LEAF_BYTES + PART_BYTES
 _MAX_FRAMES_BYTES = FRAMES_PER_MESSAGE * FRAME_BYTES
 _MS = 1000
+# A chunk as nearly every token makes one: text and tokens, both lengths in one byte. Protobuf's encoding, by hand.
+_SHORT = 127
+_TEXT_TAG, _TOKENS_TAG = 0x0A, 0x10
+_SHORT_CHUNK = b"\x0a%c%b\x10%c"
+_SHORT_CHUNK_BYTES = 4
+# What precedes 1 to 16 frames that have a message to themselves, as nearly all have.
+_ALONE_BYTES = 3
+_FRAMES_ALONE = {
+    size: pcc_pb2.InvokeReply(frames=bytes(size)).SerializeToString()[:_ALONE_BYTES]
+    for size in range(FRAME_BYTES, _MAX_FRAMES_BYTES + 1, FRAME_BYTES)
+}
+MAX_METHOD_BYTES = 512  # a request that asks for evidence or a file of the log
 
 
 def _methods() -> dict[str, str]:
@@ -115,9 +128,15 @@ def decode_request(data: bytes) -> GenerateRequest:
 
 
 def encode_chunk(chunk: Chunk) -> bytes:
-    """Encode text, token count and prefill progress; the rest of a chunk travels as usage or not at all."""
+    """Encode text, token count and prefill progress; the rest of a chunk travels as usage or not at all.
+
+    Raises Malformed for text that is not Unicode.
+    """
     done, total = chunk.progress or (0, 0)
     try:
+        text = chunk.text.encode()
+        if 0 < len(text) <= _SHORT and 0 < chunk.tokens <= _SHORT and not total:
+            return _SHORT_CHUNK % (len(text), text, chunk.tokens)
         message = pcc_pb2.Chunk(text=chunk.text, tokens=chunk.tokens, progress_done=done, progress_total=total)
     except ValueError:
         raise Malformed("a chunk's text or counts cannot be encoded") from None
@@ -126,6 +145,18 @@ def encode_chunk(chunk: Chunk) -> bytes:
 
 def decode_chunk(data: bytes) -> Chunk:
     """Decode a chunk. Raises Malformed."""
+    size = len(data) - _SHORT_CHUNK_BYTES
+    if (
+        0 < size <= _SHORT
+        and data[0] == _TEXT_TAG
+        and data[1] == size
+        and data[-2] == _TOKENS_TAG
+        and 0 < data[-1] <= _SHORT
+    ):
+        try:
+            return Chunk(text=data[2:-2].decode(), tokens=data[-1])
+        except UnicodeDecodeError:
+            raise Malformed("the message does not decode") from None
     message = _decode(pcc_pb2.Chunk, data, MAX_MESSAGE_BYTES)
     done, total = message.progress_done, message.progress_total
     if done > total:
@@ -196,13 +227,12 @@ class InvokeRequest:
     token: bytes = field(default=b"", repr=False)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class InvokeReply:
+class InvokeReply(NamedTuple):
     """One message of a reply stream: head before frames before final; an empty one is absent."""
 
-    head: bytes = field(default=b"", repr=False)
-    frames: bytes = field(default=b"", repr=False)
-    final: bytes = field(default=b"", repr=False)
+    head: bytes = b""
+    frames: bytes = b""
+    final: bytes = b""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -241,11 +271,15 @@ def encode_invoke_reply(*, head: bytes = b"", frames: bytes = b"", final: bytes 
     """Encode one message of a reply stream, with at most 16 frames."""
     if len(frames) > _MAX_FRAMES_BYTES:
         raise Oversized(len(frames), _MAX_FRAMES_BYTES)
+    if not (head or final) and len(frames) in _FRAMES_ALONE:
+        return _FRAMES_ALONE[len(frames)] + frames
     return _encode(pcc_pb2.InvokeReply(head=head, frames=frames, final=final), MAX_MESSAGE_BYTES)
 
 
 def decode_invoke_reply(data: bytes) -> InvokeReply:
     """Decode one message of a reply stream, with at most 16 frames; their own lengths are the opener's business."""
+    if data[:_ALONE_BYTES] == _FRAMES_ALONE.get(len(data) - _ALONE_BYTES):
+        return InvokeReply(frames=data[_ALONE_BYTES:])
     message = _decode(pcc_pb2.InvokeReply, data, MAX_MESSAGE_BYTES)
     if len(message.frames) > _MAX_FRAMES_BYTES:
         raise Oversized(len(message.frames), _MAX_FRAMES_BYTES)
@@ -269,6 +303,42 @@ def decode_directory_reply(data: bytes) -> DirectoryReply:
     if not message.directory or not message.leaf:
         raise Malformed("a directory reply has a directory and its leaf")
     return DirectoryReply(directory=message.directory, leaf=message.leaf, checkpoint=message.checkpoint)
+
+
+def encode_log_path(path: str) -> bytes:
+    """Encode the request of ``Log.File``."""
+    return _encode(pcc_pb2.LogPath(path=path), MAX_METHOD_BYTES)
+
+
+def decode_log_path(data: bytes) -> str:
+    """Decode the request of ``Log.File``; which paths there are is the log's business. Raises Malformed."""
+    return str(_decode(pcc_pb2.LogPath, data, MAX_METHOD_BYTES).path)
+
+
+def encode_attest_request(node_id: bytes, nonce: bytes) -> bytes:
+    """Encode the request of ``Evidence.Attest``."""
+    return _encode(pcc_pb2.AttestRequest(node_id=node_id, nonce=nonce), MAX_METHOD_BYTES)
+
+
+def decode_attest_request(data: bytes) -> tuple[bytes, bytes]:
+    """Decode a request for fresh evidence: node_id and nonce, 32 bytes each. Raises Malformed."""
+    message = _decode(pcc_pb2.AttestRequest, data, MAX_METHOD_BYTES)
+    if len(message.node_id) != DIGEST_BYTES or len(message.nonce) != DIGEST_BYTES:
+        raise Malformed("a request for evidence has a node and a nonce of 32 bytes each")
+    return message.node_id, message.nonce
+
+
+def encode_node_ref(node_id: bytes) -> bytes:
+    """Encode the request of ``Evidence.EventLog``."""
+    return _encode(pcc_pb2.NodeRef(node_id=node_id), MAX_METHOD_BYTES)
+
+
+def decode_node_ref(data: bytes) -> bytes:
+    """Decode the node, 32 bytes, whose event log is asked for. Raises Malformed."""
+    message = _decode(pcc_pb2.NodeRef, data, MAX_METHOD_BYTES)
+    if len(message.node_id) != DIGEST_BYTES:
+        raise Malformed("a node is named by 32 bytes")
+    return bytes(message.node_id)
 
 
 def split_parts(data: bytes) -> list[bytes]:

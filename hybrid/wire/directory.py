@@ -1,9 +1,9 @@
-"""The directory of one deployment and its signed entry (SPEC 4, 5): decoded, not yet trusted."""
+"""The directory of one deployment (SPEC 4): decoded, not yet trusted. Its signed entry is in ``entries``."""
 
 from dataclasses import dataclass, field
 from typing import Self
 
-from .canonical import canonical_json, decode_canonical_json
+from . import entries
 from .constants import (
     DIGEST_BYTES,
     ENTRY_CHECKPOINT_NO,
@@ -16,15 +16,13 @@ from .constants import (
     MAX_NODES,
     MAX_PROOF_HASHES,
     MAX_WEIGHT,
-    PROTOCOL,
 )
 from .encoding import Reader, deployment_name, digest, fixed, u8, u16, u32, u64, v1, v2, v4
+from .entries import DirectoryEntry
 from .errors import Malformed, Oversized
 from .evidence import Bundle
-from .note import Note, NoteSigner, NoteVerifier
+from .note import NoteVerifier
 
-_ENTRY_TITLE = f"{PROTOCOL} directory"
-_ENTRY_FIELDS = {"deployment", "directory_id", "epoch", "nodes", "seq"}
 _MAX_LEAVES = 255
 
 
@@ -48,6 +46,16 @@ class Leaf:
         reader = Reader(data)
         leaf = cls.read(reader)
         reader.end()
+        return leaf
+
+    @classmethod
+    def decode_own(cls, data: bytes) -> Self:
+        """Decode a directory's own leaf, which is proved under the checkpoint beside it. Raises Malformed."""
+        if len(data) > MAX_LEAF_BYTES:
+            raise Oversized(len(data), MAX_LEAF_BYTES)
+        leaf = cls.decode(data)
+        if leaf.checkpoint_no != ENTRY_CHECKPOINT_NO:
+            raise Malformed("a directory's own leaf names the checkpoint beside it")
         return leaf
 
     @classmethod
@@ -105,6 +113,16 @@ class Directory:
     def id(self) -> bytes:
         """The 32 bytes ``directory_id``."""
         return digest("directory", self.raw)
+
+    def entry(self) -> DirectoryEntry:
+        """Return what its signer says about it in the log."""
+        return DirectoryEntry(
+            deployment=self.deployment,
+            epoch=self.epoch,
+            seq=self.seq,
+            directory_id=self.id,
+            nodes=len(self.nodes) + len(self.unreadable),
+        )
 
     def encode(self) -> bytes:
         """Return the record ``HDY1``."""
@@ -165,83 +183,9 @@ def _listed_node(reader: Reader) -> ListedNode | UnreadableNode:
         return UnreadableNode(weight=weight, raw=raw, reason=str(error))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DirectoryEntry:
-    """What the directory signer says: this directory is the one of this epoch. nodes: their number."""
-
-    deployment: str
-    epoch: int
-    seq: int
-    directory_id: bytes
-    nodes: int
-
-
-def sign_entry(directory: Directory, signer: NoteSigner) -> bytes:
-    """Sign the directory's entry and wrap it as its own Leaf, without a proof as no log exists yet."""
-    words = canonical_json(
-        {
-            "deployment": directory.deployment,
-            "directory_id": directory.id.hex(),
-            "epoch": directory.epoch,
-            "nodes": len(directory.nodes),
-            "seq": directory.seq,
-        }
-    )
-    note = signer.sign(f"{_ENTRY_TITLE}\n{words.decode('ascii')}\n")
-    return Leaf(entry=note, checkpoint_no=ENTRY_CHECKPOINT_NO).encode()
-
-
 def open_entry(leaf: bytes, verifier: NoteVerifier) -> DirectoryEntry:
-    """Check the signature of a directory's own Leaf and read it.
-
-    Raises SignatureFailure, or Malformed when the note has any but exactly one signature line.
-    """
-    if len(leaf) > MAX_LEAF_BYTES:
-        raise Oversized(len(leaf), MAX_LEAF_BYTES)
-    decoded = Leaf.decode(leaf)
-    if decoded.checkpoint_no != ENTRY_CHECKPOINT_NO:
-        raise Malformed("a directory's own leaf names the checkpoint beside it")
-    note = Note.parse(decoded.entry)
-    if len(note.signatures) != 1:
-        raise Malformed("an entry has exactly one signature line")
-    return _read_entry(verifier.check(note))
-
-
-def _read_entry(text: str) -> DirectoryEntry:
-    title, _, words = text.partition("\n")
-    if title != _ENTRY_TITLE:
+    """Check the signature of a directory's own Leaf and read it. Raises SignatureFailure, Malformed."""
+    entry = entries.open_entry(Leaf.decode_own(leaf).entry, verifier)
+    if not isinstance(entry, DirectoryEntry):
         raise Malformed("the entry is not a directory's")
-    fields = decode_canonical_json(words.removesuffix("\n").encode("utf-8"))
-    if not isinstance(fields, dict) or set(fields) != _ENTRY_FIELDS:
-        raise Malformed("the entry has other fields than a directory's")
-    deployment = _word(fields["deployment"])
-    deployment_name(deployment)
-    return DirectoryEntry(
-        deployment=deployment,
-        epoch=_number(fields["epoch"]),
-        seq=_number(fields["seq"]),
-        directory_id=_hex_digest(_word(fields["directory_id"])),
-        nodes=_number(fields["nodes"]),
-    )
-
-
-def _word(value: object) -> str:
-    if not isinstance(value, str):
-        raise Malformed("an entry's field is not a string")
-    return value
-
-
-def _number(value: object) -> int:
-    if not isinstance(value, int) or value < 0:
-        raise Malformed("an entry's field is not a number")
-    return value
-
-
-def _hex_digest(text: str) -> bytes:
-    try:
-        value = bytes.fromhex(text)
-    except ValueError:
-        raise Malformed("an entry's digest is not hexadecimal") from None
-    if value.hex() != text:
-        raise Malformed("an entry's digest is not in lower-case hexadecimal")
-    return fixed(value, DIGEST_BYTES, "directory_id")
+    return entry

@@ -3,6 +3,8 @@
 Everything of ours that is hashed, signed or used as HPKE info goes through ``cat``.
 """
 
+import base64
+import binascii
 import hashlib
 import re
 
@@ -10,7 +12,7 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
 
 from .constants import DIGEST_BYTES, MAX_IDENTIFIER_CHARS, PROTOCOL
-from .errors import BadVersion, Malformed, Oversized
+from .errors import BadVersion, Malformed, NonCanonical, Oversized
 
 _IDENTIFIER = re.compile(rf"[A-Za-z0-9._/@:-]{{1,{MAX_IDENTIFIER_CHARS}}}")
 _DNS_LABEL = r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?"
@@ -89,6 +91,33 @@ def digest512(label: str, *items: bytes) -> bytes:
 def expand(prk: bytes, label: str, *items: bytes, length: int) -> bytes:
     """Expand of SPEC 1: HKDF-Expand-SHA-256 with ``cat`` as info (RFC 5869, section 2.3)."""
     return HKDFExpand(algorithm=SHA256(), length=length, info=cat(label, *items)).derive(prk)
+
+
+def to_base64(data: bytes) -> str:
+    """Encode in standard base64 with padding."""
+    return base64.b64encode(data).decode("ascii")
+
+
+def from_base64(text: str) -> bytes:
+    """Decode standard base64, and only its one canonical spelling. Raises Malformed, NonCanonical."""
+    try:
+        raw = base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError):
+        raise Malformed("base64 does not decode") from None
+    if to_base64(raw) != text:  # validate=True accepts unused bits that are not zero
+        raise NonCanonical("base64 is not in its canonical spelling")
+    return raw
+
+
+def from_hex(text: str, length: int, what: str) -> bytes:
+    """Decode lower-case hexadecimal of exactly ``length`` bytes. Raises Malformed, NonCanonical naming the field."""
+    try:
+        value = bytes.fromhex(text)
+    except ValueError:
+        raise Malformed(f"{what} is not hexadecimal") from None
+    if value.hex() != text:
+        raise NonCanonical(f"{what} is not in lower-case hexadecimal")
+    return fixed(value, length, what)
 
 
 def identifier(text: str) -> bytes:

@@ -108,3 +108,7 @@ class ReceiptMismatch(WireError):
 
 class SignatureFailure(WireError):
     """A signature, or one half of a double signature, does not verify."""
+
+
+class ProofFailure(WireError):
+    """A proof of the transparency log, or a quorum of its witnesses, does not hold (SPEC 5)."""

@@ -5,7 +5,7 @@ types, reassembly and the transcript.
 """
 
 import hashlib
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
 from enum import IntEnum
 
 from cryptography.exceptions import InvalidTag
@@ -14,18 +14,20 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from .constants import (
     FRAME_BYTES,
     FRAME_PAYLOAD_BYTES,
+    FRAMES_PER_MESSAGE,
     MAX_MESSAGE_BYTES,
     MAX_REPLY_FRAMES,
     RECEIPT_FRAMES,
 )
 from .encoding import cat
-from .errors import DecryptionError, Malformed, Misuse, Oversized, ReplyFull, ReplyOrder
+from .errors import DecryptionError, Malformed, Misuse, Oversized, ReplyFull, ReplyOrder, WireError
 
 _CONTINUES = 0x80
 _NONCE_BYTES = 12
 _HEAD_BYTES = 3
 _FINAL_AAD = b"final"
-_ZEROS = bytes(FRAME_PAYLOAD_BYTES)
+_FILLS = tuple(bytes(count) for count in range(FRAME_PAYLOAD_BYTES + 1))
+_LENGTHS = tuple(length.to_bytes(2, "big") for length in range(FRAME_PAYLOAD_BYTES + 1))
 
 
 class FrameType(IntEnum):
@@ -37,6 +39,9 @@ class FrameType(IntEnum):
     ERROR = 0x03
     RECEIPT = 0x04
     FINAL = 0x7F
+
+
+_DATA, _RECEIPT = FrameType.DATA, FrameType.RECEIPT
 
 
 class FrameCipher:
@@ -61,6 +66,29 @@ class FrameCipher:
         self.counter += 1
         return sealed
 
+    def seal_run(self, plaintexts: Sequence[bytes]) -> bytes:
+        """Encrypt the next messages, none of them the last; returns them joined."""
+        encrypt, base = self._cipher.encrypt, self._base
+        sealed = b"".join(
+            [
+                encrypt((base ^ at).to_bytes(_NONCE_BYTES, "big"), text, None)
+                for at, text in enumerate(plaintexts, self.counter)
+            ]
+        )
+        self.counter += len(plaintexts)
+        return sealed
+
+    def open_run(self, sealed: bytes, size: int) -> list[bytes]:
+        """Decrypt the next messages of ``size`` bytes each, none of them the last, up to the first that fails."""
+        decrypt, base, opened = self._cipher.decrypt, self._base, []
+        try:
+            for counter, at in enumerate(range(0, len(sealed), size), self.counter):
+                opened.append(decrypt((base ^ counter).to_bytes(_NONCE_BYTES, "big"), sealed[at : at + size], None))
+        except (InvalidTag, ValueError):
+            pass  # whatever was wrong: the caller sees that there are fewer
+        self.counter += len(opened)
+        return opened
+
     def open(self, sealed: bytes, *, final: bool = False) -> bytes:
         """Decrypt the next message. Raises DecryptionError, whatever was wrong."""
         try:
@@ -81,43 +109,54 @@ class FrameCipher:
 class Transcript:
     """SHA-256 over all frame plaintexts before the receipt, salted so that it confirms no guess."""
 
-    __slots__ = ("_hash", "frames")
+    __slots__ = ("_hash", "_waiting", "frames")
 
     frames: int
 
     def __init__(self, salt: bytes) -> None:
         """Begin with ``cat("transcript"; tsalt)``."""
         self._hash = hashlib.sha256(cat("transcript", salt))
+        self._waiting: list[bytes] = []
         self.frames = 0
 
     def add(self, plaintext: bytes) -> None:
-        """Take in one frame's 496 bytes."""
-        self._hash.update(plaintext)
+        """Take in one frame's 496 bytes; they are hashed some at a time."""
+        self._waiting.append(plaintext)
         self.frames += 1
+        if len(self._waiting) == FRAMES_PER_MESSAGE:
+            self._update()
 
     def digest(self) -> bytes:
         """Return the digest so far."""
+        self._update()
         return self._hash.digest()
+
+    def _update(self) -> None:
+        self._hash.update(b"".join(self._waiting))
+        self._waiting.clear()
 
 
 def pack(kind: int, payload: bytes) -> bytes:
     """Build one frame's 496 bytes: type, length, payload, zeros."""
     length = len(payload)
-    return bytes((kind, length >> 8, length & 0xFF)) + payload + _ZEROS[length:]
+    return b"%c%b%b%b" % (kind, _LENGTHS[length], payload, _FILLS[FRAME_PAYLOAD_BYTES - length])
 
 
 def unpack(plaintext: bytes) -> tuple[int, bytes]:
     """Take a frame's type and payload apart. Raises Malformed for a bad length or fill that is not zero."""
-    end = _HEAD_BYTES + int.from_bytes(plaintext[1:_HEAD_BYTES], "big")
-    if end > len(plaintext) or plaintext[end:] != _ZEROS[: len(plaintext) - end]:
+    length = plaintext[1] << 8 | plaintext[2]
+    if length > FRAME_PAYLOAD_BYTES or not plaintext.endswith(_FILLS[FRAME_PAYLOAD_BYTES - length]):
         raise Malformed("a frame's length or fill is wrong")
-    return plaintext[0], plaintext[_HEAD_BYTES:end]
+    return plaintext[0], plaintext[_HEAD_BYTES : _HEAD_BYTES + length]
 
 
 class FrameSealer:
-    """Turns the messages of one reply into frames. No frame follows the final one."""
+    """Turns the messages of one reply into frames. No frame follows the final one.
 
-    __slots__ = ("_cipher", "_done", "transcript")
+    ``add`` collects, ``take`` seals what was collected in one go; ``seal`` and ``final`` take it along.
+    """
+
+    __slots__ = ("_cipher", "_done", "_waiting", "transcript")
 
     transcript: Transcript
 
@@ -125,48 +164,63 @@ class FrameSealer:
         """Take the reply's secrets."""
         self._cipher = FrameCipher(key, base)
         self._done = False
+        self._waiting: list[bytes] = []
         self.transcript = Transcript(tsalt)
 
     @property
     def counter(self) -> int:
         """How many frames there are so far."""
-        return self._cipher.counter
+        return self._cipher.counter + len(self._waiting)
 
-    def seal(self, kind: FrameType, message: bytes, *, keep_back: int) -> bytes:
-        """Seal one message into as many frames as it needs.
+    def add(self, kind: FrameType, message: bytes, *, keep_back: int) -> None:
+        """Collect one message, as many frames as it needs.
 
         keep_back: frames that must stay free for what comes later; ReplyFull when they would not.
         """
-        if len(message) > MAX_MESSAGE_BYTES:
-            raise Oversized(len(message), MAX_MESSAGE_BYTES)
-        pieces = range(0, max(len(message), 1), FRAME_PAYLOAD_BYTES)
+        size = len(message)
         if self._done:
             raise Misuse("the reply already has its final frame")
-        if self.counter + len(pieces) + keep_back > MAX_REPLY_FRAMES:
+        if size > MAX_MESSAGE_BYTES:
+            raise Oversized(size, MAX_MESSAGE_BYTES)
+        count = 1 if size <= FRAME_PAYLOAD_BYTES else -(-size // FRAME_PAYLOAD_BYTES)
+        if self._cipher.counter + len(self._waiting) + count + keep_back > MAX_REPLY_FRAMES:
             raise ReplyFull("the reply has no frames left")
-        return b"".join(self._seal_one(kind, message, at) for at in pieces)
+        if count == 1:
+            self._waiting.append(pack(kind, message))
+        else:
+            self._waiting += _pieces(kind, message)
 
-    def _seal_one(self, kind: FrameType, message: bytes, at: int) -> bytes:
-        end = at + FRAME_PAYLOAD_BYTES
-        plaintext = pack(kind | _CONTINUES if end < len(message) else kind, message[at:end])
-        if kind is not FrameType.RECEIPT:
+    def take(self) -> bytes:
+        """Seal what was collected and add it to the transcript; empty when there is nothing."""
+        plaintexts, self._waiting = self._waiting, []
+        for plaintext in plaintexts:
             self.transcript.add(plaintext)
-        return self._cipher.seal(plaintext)
+        return self._cipher.seal_run(plaintexts)
+
+    def seal(self, kind: FrameType, message: bytes, *, keep_back: int) -> bytes:
+        """Seal one message, after what was collected. Raises Oversized, ReplyFull, Misuse."""
+        self.add(kind, message, keep_back=keep_back)
+        return self.take()
+
+    def receipt(self, message: bytes) -> bytes:
+        """Seal the receipt, after what was collected. It is the one message that the transcript leaves out."""
+        before = self.take()
+        self.add(FrameType.RECEIPT, message, keep_back=1)
+        plaintexts, self._waiting = self._waiting, []
+        return before + self._cipher.seal_run(plaintexts)
 
     def final(self, payload: bytes) -> bytes:
         """Seal the final frame; nothing can follow."""
-        if self._done:
-            raise Misuse("the reply already has its final frame")
+        if self._done or self._waiting:
+            raise Misuse("the reply already has its final frame, or frames that were not taken")
         self._done = True
         return self._cipher.seal(pack(FrameType.FINAL, payload), final=True)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FrameMessage:
-    """One reassembled reply message."""
-
-    kind: FrameType
-    payload: bytes
+def _pieces(kind: FrameType, message: bytes) -> Iterator[bytes]:
+    for at in range(0, len(message), FRAME_PAYLOAD_BYTES):
+        end = at + FRAME_PAYLOAD_BYTES
+        yield pack(kind | _CONTINUES if end < len(message) else kind, message[at:end])
 
 
 class FrameOpener:
@@ -189,24 +243,41 @@ class FrameOpener:
         """How many frames were opened."""
         return self._cipher.counter
 
-    def open(self, frame: bytes) -> FrameMessage | None:
-        """Open the next frame; returns a message when it is complete.
+    def open(self, frames: bytes, read: Callable[[FrameType, bytes], None]) -> WireError | None:
+        """Open the next frames, give every message they complete to ``read``; returns what ended them early, if any.
 
-        Raises DecryptionError, Malformed, ReplyOrder.
+        What was read is genuine either way. The error is a DecryptionError, Malformed, ReplyOrder or what ``read``
+        raised.
         """
-        plaintext = self._open(frame, final=False)
-        kind, payload = unpack(plaintext)
-        frame_type = _frame_type(kind & ~_CONTINUES)
-        if self._kind not in (None, frame_type):
-            raise ReplyOrder("a message was interrupted by another")
-        if frame_type is not FrameType.RECEIPT:
-            self.transcript.add(plaintext)
-        return self._collect(frame_type, payload, continues=bool(kind & _CONTINUES))
+        if self._closed:
+            return ReplyOrder("the reply has already ended or failed")
+        if not frames or len(frames) % FRAME_BYTES:
+            return DecryptionError(f"reply frames have {FRAME_BYTES} bytes each")
+        room = MAX_REPLY_FRAMES - 1 - self.counter
+        opened = self._cipher.open_run(frames[: room * FRAME_BYTES], FRAME_BYTES)
+        try:
+            self._take_in(opened, read)
+        except WireError as error:
+            return error
+        return _ended(len(frames) // FRAME_BYTES, len(opened), room)
+
+    def _take_in(self, plaintexts: Sequence[bytes], read: Callable[[FrameType, bytes], None]) -> None:
+        for plaintext in plaintexts:
+            kind, payload = unpack(plaintext)
+            if kind & ~_CONTINUES != _RECEIPT:
+                self.transcript.add(plaintext)
+            if kind == _DATA and self._kind is None:
+                read(_DATA, payload)
+            else:
+                self._collect(kind, payload, read)
 
     def final(self, frame: bytes) -> bytes:
-        """Open the final frame and return its payload."""
-        plaintext = self._open(frame, final=True)
-        kind, payload = unpack(plaintext)
+        """Open the final frame and return its payload. Raises DecryptionError, Malformed, ReplyOrder."""
+        if self._closed:
+            raise ReplyOrder("the reply has already ended or failed")
+        if len(frame) != FRAME_BYTES:
+            raise DecryptionError(f"a reply frame has {FRAME_BYTES} bytes")
+        kind, payload = unpack(self._cipher.open(frame, final=True))
         if kind != FrameType.FINAL or self._kind is not None:
             raise ReplyOrder("the final frame came inside a message, or is none")
         return payload
@@ -215,36 +286,39 @@ class FrameOpener:
         """Open nothing more."""
         self._closed = True
 
-    def _open(self, frame: bytes, *, final: bool) -> bytes:
-        if self._closed:
-            raise ReplyOrder("the reply has already ended or failed")
-        if len(frame) != FRAME_BYTES:
-            raise DecryptionError(f"a reply frame has {FRAME_BYTES} bytes")
-        if self.counter + (not final) >= MAX_REPLY_FRAMES:
-            raise ReplyOrder("a reply has too many frames")
-        return self._cipher.open(frame, final=final)
-
-    def _collect(self, kind: FrameType, payload: bytes, *, continues: bool) -> FrameMessage | None:
+    def _collect(self, kind: int, payload: bytes, read: Callable[[FrameType, bytes], None]) -> None:
+        """Take in a frame that is no whole message of data."""
+        frame_type = _frame_type(kind & ~_CONTINUES)
+        if self._kind not in (None, frame_type):
+            raise ReplyOrder("a message was interrupted by another")
         self._parts.append(payload)
         if len(self._parts) * FRAME_PAYLOAD_BYTES >= MAX_MESSAGE_BYTES + FRAME_PAYLOAD_BYTES:
             raise Oversized(len(self._parts) * FRAME_PAYLOAD_BYTES, MAX_MESSAGE_BYTES)
-        if continues:
+        if kind & _CONTINUES:
             if len(payload) != FRAME_PAYLOAD_BYTES:
                 raise Malformed("only a message's last frame may be short")
-            self._kind = kind
-            return None
+            self._kind = frame_type
+            return
         if self._kind is not None and not payload:
             raise Malformed("a message's last frame is empty")
-        return self._complete(kind)
+        read(frame_type, self._complete(frame_type))
 
-    def _complete(self, kind: FrameType) -> FrameMessage:
+    def _complete(self, kind: FrameType) -> bytes:
         message = b"".join(self._parts)
         if len(message) > MAX_MESSAGE_BYTES:
             raise Oversized(len(message), MAX_MESSAGE_BYTES)
         if kind is FrameType.RECEIPT and len(self._parts) != RECEIPT_FRAMES:
             raise Malformed(f"a receipt takes {RECEIPT_FRAMES} frames")
         self._kind, self._parts = None, []
-        return FrameMessage(kind=kind, payload=message)
+        return message
+
+
+def _ended(given: int, opened: int, room: int) -> WireError | None:
+    if opened == given:
+        return None
+    if opened == room:
+        return ReplyOrder("a reply has too many frames")
+    return DecryptionError("a reply frame is not the node's next one")
 
 
 def _frame_type(kind: int) -> FrameType:

@@ -1,12 +1,10 @@
-"""Signed notes (C2SP signed-note) with Ed25519: how directory entries are signed (SPEC 5).
+"""Signed notes (C2SP signed-note) with Ed25519: how log entries and checkpoints are signed (SPEC 5).
 
 A note is text, a blank line, and lines "— name base64(key id, signature)".
 """
 
-import base64
-import binascii
-import hashlib
-import unicodedata
+import re
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Self
 
@@ -14,15 +12,21 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 from .constants import MAX_CHECKPOINT_BYTES, MAX_NOTE_SIGNATURES
-from .encoding import fixed
-from .errors import Malformed, NonCanonical, Oversized, SignatureFailure
+from .encoding import fixed, from_base64, to_base64
+from .errors import Malformed, Oversized, SignatureFailure
+from .note_keys import (
+    ED25519_NOTE,
+    KEY_ID_BYTES,
+    SEED_BYTES,
+    PublicNoteKey,
+    key_name,
+    parse_private,
+    parse_vkey,
+    write_private,
+)
 
-_ALGORITHM_ED25519 = b"\x01"
-_KEY_ID_BYTES = 4
-_PUBLIC_BYTES = 32
-_SEED_BYTES = 32
 _DASH = "\u2014 "
-_VKEY_PARTS = 3
+_CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f]")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,6 +36,10 @@ class NoteSignature:
     name: str
     key_id: bytes
     signature: bytes = field(repr=False)
+
+    def encode(self) -> str:
+        """Return the line, newline included."""
+        return f"{_DASH}{self.name} {to_base64(self.key_id + self.signature)}\n"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,13 +62,33 @@ class Note:
             raise Malformed(f"a note has at most {MAX_NOTE_SIGNATURES} signature lines")
         return cls(text=text + "\n", signatures=tuple(_signature_line(line) for line in lines))
 
+    def of(self, key: PublicNoteKey) -> list[bytes]:
+        """Return the signatures under this key's name and id. Raises SignatureFailure when there is none."""
+        own = [line.signature for line in self.signatures if (line.name, line.key_id) == (key.name, key.id)]
+        if not own:
+            raise SignatureFailure("the note carries no signature of the expected key")
+        return own
+
+
+def append_signatures(note: bytes, lines: Iterable[str]) -> bytes:
+    """Add signature lines, such as cosignatures, to a note; a line it has already is not added again.
+
+    Raises Malformed when the result is no note. Nothing is verified here.
+    """
+    parsed = Note.parse(note)
+    added = [_signature_line(line.removesuffix("\n")) for line in lines]
+    fresh = [line for line in dict.fromkeys(added) if line not in parsed.signatures]
+    whole = note + "".join(line.encode() for line in fresh).encode("utf-8")
+    Note.parse(whole)
+    return whole
+
 
 def _clean(data: bytes) -> str:
     try:
         text = data.decode("utf-8")
     except UnicodeDecodeError:
         raise Malformed("a note is UTF-8 text") from None
-    if any(ord(char) < ord(" ") and char != "\n" for char in text):
+    if _CONTROL.search(text):
         raise Malformed("a note has no control characters but newline")
     return text
 
@@ -69,72 +97,43 @@ def _signature_line(line: str) -> NoteSignature:
     name, _, encoded = line.removeprefix(_DASH).partition(" ")
     if not line.startswith(_DASH):
         raise Malformed("a signature line begins with an em dash and a space")
-    raw = _base64(encoded)
-    if len(raw) <= _KEY_ID_BYTES:
+    raw = from_base64(encoded)
+    if len(raw) <= KEY_ID_BYTES:
         raise Malformed("a note signature is too short")
-    return NoteSignature(name=_key_name(name), key_id=raw[:_KEY_ID_BYTES], signature=raw[_KEY_ID_BYTES:])
-
-
-def _base64(text: str) -> bytes:
-    """Decode standard base64, and only its one canonical spelling."""
-    try:
-        raw = base64.b64decode(text, validate=True)
-    except (binascii.Error, ValueError):
-        raise Malformed("base64 does not decode") from None
-    if base64.b64encode(raw).decode("ascii") != text:  # validate=True accepts unused bits that are not zero
-        raise NonCanonical("base64 is not in its canonical spelling")
-    return raw
-
-
-def _key_name(name: str) -> str:
-    if not name or "+" in name or any(char.isspace() or unicodedata.category(char) == "Cc" for char in name):
-        raise Malformed("a note key's name has no spaces and no plus sign")
-    return name
-
-
-def _key_id(name: str, public: bytes) -> bytes:
-    return hashlib.sha256(name.encode("utf-8") + b"\n" + _ALGORITHM_ED25519 + public).digest()[:_KEY_ID_BYTES]
-
-
-def _vkey(name: str, public: bytes) -> str:
-    encoded = base64.b64encode(_ALGORITHM_ED25519 + public).decode("ascii")
-    return f"{name}+{_key_id(name, public).hex()}+{encoded}"
+    return NoteSignature(name=key_name(name), key_id=raw[:KEY_ID_BYTES], signature=raw[KEY_ID_BYTES:])
 
 
 class NoteVerifier:
     """A note key somebody chose to trust, in the form ``name+hash+base64``."""
 
-    __slots__ = ("_key_id", "_public", "name")
+    __slots__ = ("_imported", "public")
 
-    name: str
+    public: PublicNoteKey
 
-    def __init__(self, name: str, public: bytes) -> None:
-        """Take a name and a raw Ed25519 public key. Raises Malformed."""
-        self.name = _key_name(name)
+    def __init__(self, public: PublicNoteKey) -> None:
+        """Take a public key; use ``parse``. Raises Malformed."""
+        if public.kind != ED25519_NOTE:
+            raise Malformed("the note key is no Ed25519 key")
+        self.public = public
         try:
-            self._public = Ed25519PublicKey.from_public_bytes(fixed(public, _PUBLIC_BYTES, "note key"))
+            self._imported = Ed25519PublicKey.from_public_bytes(public.raw)
         except ValueError:
             raise Malformed("a note key does not import") from None
-        self._key_id = _key_id(name, public)
 
     @classmethod
     def parse(cls, vkey: str) -> Self:
         """Read ``name+hash+base64``. Raises Malformed, also when the hash is not this key's."""
-        parts = vkey.split("+", 2)  # base64 may hold a plus sign itself
-        if len(parts) != _VKEY_PARTS:
-            raise Malformed("a note key reads name+hash+base64")
-        raw = _base64(parts[2])
-        if raw[:1] != _ALGORITHM_ED25519:
-            raise Malformed("the note key is no Ed25519 key")
-        verifier = cls(parts[0], raw[1:])
-        if verifier.vkey != vkey:
-            raise Malformed("the note key's hash is not its own")
-        return verifier
+        return cls(parse_vkey(vkey))
+
+    @property
+    def name(self) -> str:
+        """The key's name; a log's is its origin."""
+        return self.public.name
 
     @property
     def vkey(self) -> str:
         """The key in its textual form."""
-        return _vkey(self.name, self._public.public_bytes_raw())
+        return self.public.vkey
 
     def check(self, note: Note) -> str:
         """Return the text of a parsed note that carries this key's valid signature.
@@ -142,12 +141,10 @@ class NoteVerifier:
         Raises SignatureFailure when no line is this key's, or one of them does not verify.
         Lines of other keys are ignored.
         """
-        own = [line for line in note.signatures if line.name == self.name and line.key_id == self._key_id]
-        if not own:
-            raise SignatureFailure("the note carries no signature of the expected key")
+        own = note.of(self.public)
         try:
-            for line in own:
-                self._public.verify(line.signature, note.text.encode("utf-8"))
+            for signature in own:
+                self._imported.verify(signature, note.text.encode("utf-8"))
         except InvalidSignature:
             raise SignatureFailure("the note's signature does not verify") from None
         return note.text
@@ -160,13 +157,13 @@ class NoteVerifier:
 class NoteSigner:
     """A private note key; the node holds the directory signer's in memory."""
 
-    __slots__ = ("_private", "name")
+    __slots__ = ("_private", "public")
 
-    name: str
+    public: PublicNoteKey
 
     def __init__(self, name: str, private: Ed25519PrivateKey) -> None:
-        """Join a name and a key; use ``generate``."""
-        self.name = _key_name(name)
+        """Join a name and a key; use ``generate``, ``from_seed`` or ``parse``."""
+        self.public = PublicNoteKey(name, ED25519_NOTE, private.public_key().public_bytes_raw())
         self._private = private
 
     @classmethod
@@ -177,20 +174,38 @@ class NoteSigner:
     @classmethod
     def from_seed(cls, name: str, seed: bytes) -> Self:
         """Rebuild a key from its 32-byte seed."""
-        return cls(name, Ed25519PrivateKey.from_private_bytes(fixed(seed, _SEED_BYTES, "note key seed")))
+        return cls(name, Ed25519PrivateKey.from_private_bytes(fixed(seed, SEED_BYTES, "note key seed")))
+
+    @classmethod
+    def parse(cls, secret: str) -> Self:
+        """Read ``PRIVATE+KEY+name+hash+base64``. Raises Malformed, also when the hash is not this key's."""
+        name, _, seed = parse_private(secret, ED25519_NOTE)
+        signer = cls.from_seed(name, seed)
+        if signer.secret() != secret:
+            raise Malformed("the private note key's hash is not its own")
+        return signer
+
+    def secret(self) -> str:
+        """Write the private key as one line of text, for a file with mode 0600."""
+        return write_private(self.public, self._private.private_bytes_raw())
+
+    @property
+    def name(self) -> str:
+        """The key's name; a log's is its origin."""
+        return self.public.name
 
     @property
     def vkey(self) -> str:
         """The public key in its textual form."""
-        return _vkey(self.name, self._private.public_key().public_bytes_raw())
+        return self.public.vkey
 
     def sign(self, text: str) -> bytes:
         """Sign text that ends with a newline; the note has exactly one signature line."""
         if not text.endswith("\n"):
             raise Malformed("a note's text ends with a newline")
-        key_id = _key_id(self.name, self._private.public_key().public_bytes_raw())
-        signature = base64.b64encode(key_id + self._private.sign(text.encode("utf-8"))).decode("ascii")
-        return f"{text}\n{_DASH}{self.name} {signature}\n".encode()
+        signature = self._private.sign(text.encode("utf-8"))
+        line = NoteSignature(name=self.name, key_id=self.public.id, signature=signature)
+        return f"{text}\n{line.encode()}".encode()
 
     def __repr__(self) -> str:
         """Show the public name and nothing else."""

@@ -11,7 +11,6 @@ from typing import NamedTuple, TypeAlias
 from .codec import decode_chunk, decode_usage, encode_chunk, encode_usage
 from .constants import (
     DIGEST_BYTES,
-    FRAME_BYTES,
     FRAMES_KEPT_BACK,
     HEAD_BYTES,
     RECEIPT_FRAMES,
@@ -26,7 +25,7 @@ from .errors import (
     TruncatedStream,
     WireError,
 )
-from .frames import FrameMessage, FrameOpener, FrameSealer, FrameType
+from .frames import FrameOpener, FrameSealer, FrameType
 from .header import CandidateRef
 from .keys import Identity, IdentityKey
 from .receipt import STATUS_ERROR, STATUS_OK, Receipt, ReceiptFacts, SealedError, UsageReport
@@ -54,9 +53,20 @@ class ReplySealer:
         self._failed = False
         self.head = u8(index) + salt + secrets.commit
 
+    def add(self, chunk: Chunk) -> None:
+        """Collect text, counts and progress for ``take``. Raises ReplyFull when the answer must end with ``length``."""
+        if self._failed:
+            raise Misuse("after a sealed error only the receipt may follow")
+        self._frames.add(FrameType.DATA, encode_chunk(chunk), keep_back=FRAMES_KEPT_BACK)
+
+    def take(self) -> bytes:
+        """Seal what was collected, in one go; empty when there is nothing. Every other method takes it along."""
+        return self._frames.take()
+
     def data(self, chunk: Chunk) -> bytes:
-        """Seal text, counts and progress. Raises ReplyFull when the answer must end with ``length``."""
-        return self._seal(FrameType.DATA, encode_chunk(chunk), keep_back=FRAMES_KEPT_BACK)
+        """Seal one chunk at once. Raises ReplyFull."""
+        self.add(chunk)
+        return self.take()
 
     def usage(self, report: UsageReport) -> bytes:
         """Seal a usage message; the last one is what the receipt speaks about."""
@@ -78,8 +88,9 @@ class ReplySealer:
         """Sign the receipt; returns its eight frames and the final frame."""
         if facts.status != (STATUS_ERROR if self._failed else STATUS_OK):
             raise Misuse("the status of a reply is 1 after a sealed error and 0 otherwise")
+        before = self.take()
         receipt = self._receipt(facts, now()).signed(identity)
-        frames = self._frames.seal(FrameType.RECEIPT, receipt, keep_back=1)
+        frames = before + self._frames.receipt(receipt)
         payload = u8(facts.status) + u32(self._frames.counter) + digest("receipt", receipt)
         return frames, self._frames.final(payload)
 
@@ -172,16 +183,34 @@ class ReplyOpener:
         self._index, self._salt, self._tsalt = index, salt, derived.tsalt
         return index
 
-    def push(self, frames: bytes) -> list[ReplyEvent]:
-        """Open whole frames, in order; returns what they say. Dummies and the receipt say nothing yet."""
+    def open(self, frames: bytes) -> tuple[list[ReplyEvent], WireError | None]:
+        """Open whole frames, in order; returns what they say, and what ended them early, if anything did.
+
+        What they say is genuine either way, and nothing more opens after an error; the caller raises it once it has
+        passed on the rest. Dummies and the receipt say nothing yet.
+        """
         opener = self._opener()
-        try:
-            opened = (opener.open(frame) for frame in _whole_frames(frames))
-            events = (self._read(message) for message in opened if message)
-            return [event for event in events if event]
-        except WireError:
+        events: list[ReplyEvent] = []
+
+        def read(kind: FrameType, payload: bytes) -> None:
+            if self._receipt is not None or (self._error and kind is not FrameType.RECEIPT):
+                raise ReplyOrder("a reply message came after the reply's end")
+            if kind is FrameType.DATA:
+                events.append(decode_chunk(payload))
+            elif event := self._read(kind, payload):
+                events.append(event)
+
+        failure = opener.open(frames, read)
+        if failure:
             opener.close()
-            raise
+        return events, failure
+
+    def push(self, frames: bytes) -> list[ReplyEvent]:
+        """Open whole frames, all or nothing: raises what ended them early."""
+        events, failure = self.open(frames)
+        if failure:
+            raise failure
+        return events
 
     def finish(self, final: bytes) -> Receipt:
         """Open the final frame and check the receipt against request, reply and node (SPEC 9)."""
@@ -207,12 +236,7 @@ class ReplyOpener:
             raise ReplyOrder("a reply begins with its head")
         return self._frames
 
-    def _read(self, message: FrameMessage) -> ReplyEvent | None:
-        kind, payload = message.kind, message.payload
-        if self._receipt is not None or (self._error and kind is not FrameType.RECEIPT):
-            raise ReplyOrder("a reply message came after the reply's end")
-        if kind is FrameType.DATA:
-            return decode_chunk(payload)
+    def _read(self, kind: FrameType, payload: bytes) -> ReplyEvent | None:
         if kind is FrameType.USAGE:
             self._usage = decode_usage(payload)
             return self._usage
@@ -264,12 +288,6 @@ class ReplyOpener:
     def __repr__(self) -> str:
         """Show how far the reply is and nothing else."""
         return f"ReplyOpener(frames={self._frames.counter if self._frames else 0}, <secret>)"
-
-
-def _whole_frames(frames: bytes) -> list[bytes]:
-    if not frames or len(frames) % FRAME_BYTES:
-        raise DecryptionError(f"reply frames have {FRAME_BYTES} bytes each")
-    return [frames[at : at + FRAME_BYTES] for at in range(0, len(frames), FRAME_BYTES)]
 
 
 def _same(left: bytes, right: bytes) -> bool:

@@ -17,9 +17,10 @@ from hybrid.wire.codec import (
     encode_directory_reply,
     encode_invoke_reply,
 )
-from hybrid.wire.constants import FRAME_BYTES
-from hybrid.wire.directory import Directory, ListedNode, sign_entry
+from hybrid.wire.constants import ENTRY_CHECKPOINT_NO, FRAME_BYTES
+from hybrid.wire.directory import Directory, Leaf, ListedNode
 from hybrid.wire.encoding import v4
+from hybrid.wire.entries import sign
 from hybrid.wire.envelope import ReplySealer, RequestOpener
 from hybrid.wire.errors import ErrorCode
 from hybrid.wire.evidence import Bundle, EvidenceItem, ModelEntry, Statement, make_bundle
@@ -80,13 +81,13 @@ class Maker:
         return self.signed(self.directory(*bundles, **changes))
 
     def signed(self, directory: Directory) -> DirectoryReply:
-        return DirectoryReply(directory=directory.encode(), leaf=sign_entry(directory, self.signer))
+        return DirectoryReply(directory=directory.encode(), leaf=own_leaf(directory, self.signer))
 
     def with_raw_bundle(self, raw: bytes) -> DirectoryReply:
         """A directory whose one bundle is these bytes, signed as if it were well-formed."""
         directory = self.directory()
         swapped = directory.raw.replace(v4(directory.nodes[0].bundle.raw), v4(raw))
-        leaf = sign_entry(replace(directory, raw=swapped), self.signer)
+        leaf = own_leaf(replace(directory, raw=swapped), self.signer)
         return DirectoryReply(directory=swapped, leaf=leaf)
 
     def policy(self, **changes: Any) -> Policy:
@@ -94,6 +95,11 @@ class Maker:
 
     def verified(self, *bundles: Bundle, **changes: Any) -> VerifiedDirectory:
         return Verifier(self.policy()).verify(self.reply(*bundles, **changes), peer_is_loopback=True, now=self.now)
+
+
+def own_leaf(directory: Directory, signer: NoteSigner) -> bytes:
+    """The directory's own Leaf, without a log."""
+    return Leaf(entry=sign(directory.entry(), signer), checkpoint_no=ENTRY_CHECKPOINT_NO).encode()
 
 
 def asked(text: str = "What is the capital of France?", **sampling: Any) -> GenerateRequest:

@@ -8,11 +8,11 @@ from hybrid.trust.policy import Policy
 from hybrid.trust.verify import VerifiedDirectory, VerifiedNode, Verifier
 from hybrid.wire.codec import DirectoryReply
 from hybrid.wire.constants import CLOCK_TOLERANCE_S
-from hybrid.wire.directory import Directory, ListedNode, sign_entry
+from hybrid.wire.directory import Directory, ListedNode
 from hybrid.wire.evidence import Accelerator, Bundle, EvidenceItem, ModelEntry
 from hybrid.wire.keys import EpochKey, IdentityKey
 from hybrid.wire.note import NoteSigner
-from tests.trust.maker import EPOCH_S, MODEL, NOW, SOFTWARE_ITEM, Maker
+from tests.trust.maker import EPOCH_S, MODEL, NOW, SOFTWARE_ITEM, Maker, own_leaf
 
 ORDER = [
     "log.note", "log.quorum", "log.clock", "log.rollback", "log.consistency",
@@ -51,7 +51,7 @@ def test_an_untouched_node_passes_every_check_in_the_order_of_the_specification(
     assert all(check.detail for check in node.checks if check.status is CheckStatus.SKIP)
 
 
-def test_what_later_versions_check_is_skipped_and_never_passed() -> None:
+def test_what_a_policy_without_log_and_signers_cannot_check_is_skipped_and_never_passed() -> None:
     maker = Maker()
     (node,) = verify(maker, maker.reply()).nodes
     later = ("log.", "directory.logged", "directory.unique", "release.", "config.", "model.", "tpm2", "snp")
@@ -101,7 +101,7 @@ def test_an_entry_that_disagrees_with_its_directory_is_refused(change: Any) -> N
     directory = maker.directory()
     fields = {"deployment": "localhost", "epoch": maker.epoch, "epoch_s": EPOCH_S, "nodes": directory.nodes} | change
     lying = Directory(**fields, raw=directory.raw)  # says one thing in its fields, which are what gets signed
-    refused(maker, DirectoryReply(directory=directory.raw, leaf=sign_entry(lying, maker.signer)), "directory.signature")
+    refused(maker, DirectoryReply(directory=directory.raw, leaf=own_leaf(lying, maker.signer)), "directory.signature")
 
 
 def test_a_directory_of_another_deployment_than_the_policy_names_is_refused() -> None:
@@ -118,7 +118,7 @@ def test_a_directory_of_another_deployment_than_the_policy_names_is_refused() ->
         (7200, "6600 s ahead"),
     ],
 )
-def test_a_clock_further_off_than_the_tolerance_is_told_how_far(at_s: Any, words: Any) -> None:
+def test_n6_a_clock_further_off_than_the_tolerance_is_told_how_far(at_s: Any, words: Any) -> None:
     maker = Maker()
     error = refused(maker, maker.reply(), "directory.current", now=maker.epoch * EPOCH_S + at_s)
     assert words in error.got
@@ -139,7 +139,7 @@ def test_a_directory_older_than_the_one_in_use_is_refused() -> None:
     assert verify(maker, maker.reply(seq=4), held=held).seq == 4
 
 
-def test_two_directories_of_one_number_are_refused() -> None:
+def test_n18_two_directories_of_one_number_are_refused() -> None:
     maker = Maker()
     first = maker.reply(seq=3)
     held = verify(maker, first)
@@ -153,7 +153,7 @@ def test_a_bundle_that_does_not_decode_is_refused() -> None:
 
 
 @pytest.mark.parametrize("place", [-1, -3309 - 1])
-def test_a_bundle_with_one_of_its_two_signatures_broken_is_refused(place: Any) -> None:
+def test_n4_a_bundle_with_one_of_its_two_signatures_broken_is_refused(place: Any) -> None:
     maker = Maker()
     raw = bytearray(maker.bundle().raw)
     raw[place] ^= 1
@@ -166,7 +166,7 @@ def test_a_statement_signed_by_another_identity_is_refused() -> None:
     refused(maker, maker.reply(maker.bundle_signed_by(stranger.identity)), "bundle.signature")
 
 
-def test_a_bundle_of_another_deployment_is_refused() -> None:
+def test_n5_a_bundle_of_another_deployment_is_refused() -> None:
     maker = Maker()
     refused(maker, maker.reply(maker.bundle(deployment="pcc.example.com")), "bundle.deployment")
 
@@ -181,7 +181,7 @@ def test_a_bundle_of_another_deployment_is_refused() -> None:
     ],
     ids=["future", "ended", "too long", "backwards"],
 )
-def test_a_bundle_outside_its_time_or_too_long_lived_is_refused(change: Any) -> None:
+def test_n6_a_bundle_outside_its_time_or_too_long_lived_is_refused(change: Any) -> None:
     maker = Maker()
     refused(maker, maker.reply(maker.bundle(**change)), "bundle.validity")
 
@@ -191,7 +191,7 @@ def test_a_bundle_outside_its_time_or_too_long_lived_is_refused(change: Any) -> 
     [{"x25519_pk": bytes(32)}, {"mlkem_pk": b"\xff" * 1184}, {"suite": bytes.fromhex("647a000100030101")}],
     ids=["low order", "not reduced", "other suite"],
 )
-def test_a_key_that_cannot_be_sealed_to_is_refused(change: Any) -> None:
+def test_n13_n23_a_key_that_cannot_be_sealed_to_is_refused(change: Any) -> None:
     maker = Maker()
     refused(maker, maker.reply(maker.bundle(keys=(maker.changed_key(**change),))), "keys.suite")
 
@@ -237,7 +237,7 @@ def test_evidence_this_version_cannot_check_refuses_the_node_and_never_weakens_i
     refused(maker, maker.reply(maker.bundle(items, formats=formats)), "evidence.complete")
 
 
-def test_software_evidence_off_loopback_is_refused() -> None:
+def test_n8_software_evidence_off_loopback_is_refused() -> None:
     maker = Maker()
     refused(maker, maker.reply(), "tier.software", loopback=False)
 
@@ -254,9 +254,11 @@ def test_software_evidence_off_loopback_passes_with_a_warning_when_the_policy_sa
         assert [c.name for c in node.checks if c.status is CheckStatus.WARN] == ["tier.software"]
 
 
-def test_a_tier_below_the_policys_is_refused() -> None:
+def test_n8_software_evidence_under_a_policy_that_asks_for_more_is_refused() -> None:
     maker = Maker()
-    refused(maker, maker.reply(), "tier.minimum", min_tier=1)
+    with pytest.raises(AttestationError) as caught:
+        verify(maker, maker.reply(), min_tier=1)
+    assert (caught.value.check, caught.value.got) == ("tier.software", "software evidence")
 
 
 def test_a_gpu_does_not_change_tier_zero() -> None:
@@ -265,7 +267,7 @@ def test_a_gpu_does_not_change_tier_zero() -> None:
     assert node.tier == 0
 
 
-def test_a_directory_stuffed_with_nodes_that_do_not_verify_is_refused() -> None:
+def test_n19_a_directory_stuffed_with_nodes_that_do_not_verify_is_refused() -> None:
     maker = Maker()
     broken = maker.bundle([])
     refused(maker, maker.reply(maker.bundle(), broken, weights=[1, 1]), "directory.intact")
@@ -282,7 +284,7 @@ def test_a_node_below_this_clients_own_floor_does_not_count_as_stuffing() -> Non
     maker = Maker()
     with pytest.raises(AttestationError) as caught:
         verify(maker, maker.reply(maker.bundle(), maker.bundle()), min_tier=1)
-    assert caught.value.check == "tier.minimum"
+    assert caught.value.check == "tier.software"
 
 
 def test_every_byte_of_a_bundle_is_covered() -> None:

@@ -4,10 +4,13 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
-from hybrid.wire.constants import FRAME_BYTES
+from hybrid.wire import entries
+from hybrid.wire.constants import ENTRY_CHECKPOINT_NO, FRAME_BYTES
+from hybrid.wire.directory import Directory, Leaf
 from hybrid.wire.envelope import Candidate, ReplyOpener, ReplySealer, RequestOpener, RequestSealer, SealedRequest
 from hybrid.wire.evidence import Bundle, EvidenceItem, ModelEntry, Statement, make_bundle
 from hybrid.wire.keys import EpochKey, IdentityKey
+from hybrid.wire.note import NoteSigner
 from hybrid.wire.receipt import Receipt, ReceiptFacts, UsageReport
 from hybrid.wire.types import Chunk, FinishReason, GenerateRequest, Message, Role, Sampling, Usage
 
@@ -125,3 +128,8 @@ def read(client: ReplyOpener, written: Written) -> Receipt:
     receipt = client.finish(written.final)
     client.close()
     return receipt
+
+
+def own_leaf(directory: Directory, signer: NoteSigner) -> Leaf:
+    """Sign a directory's entry; the leaf that travels beside it, without a proof."""
+    return Leaf(entry=entries.sign(directory.entry(), signer), checkpoint_no=ENTRY_CHECKPOINT_NO)

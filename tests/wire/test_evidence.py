@@ -5,13 +5,15 @@ from typing import Any
 
 import pytest
 
-from hybrid.wire.directory import Directory, Leaf, ListedNode, open_entry, sign_entry
+from hybrid.wire.constants import MAX_LEAF_BYTES
+from hybrid.wire.directory import Directory, Leaf, ListedNode
 from hybrid.wire.encoding import digest512, u8
+from hybrid.wire.entries import DirectoryEntry, open_entry
 from hybrid.wire.errors import Malformed, NonCanonical, Oversized, SignatureFailure, WireError
 from hybrid.wire.evidence import Accelerator, Bundle, EvidenceItem, ModelEntry, Statement, binding, make_bundle
 from hybrid.wire.keys import EpochKey, IdentityKey
 from hybrid.wire.note import NoteSigner, NoteVerifier
-from tests.wire.support import EPOCH, EPOCH_S, statement, worker
+from tests.wire.support import EPOCH, EPOCH_S, own_leaf, statement, worker
 
 SIGNER = NoteSigner.generate("example.org/directory")
 VERIFIER = NoteVerifier.parse(SIGNER.vkey)
@@ -123,7 +125,9 @@ def test_a_binding_covers_items_before_it_their_order_and_its_format() -> None:
 def test_a_directory_reads_back_and_its_entry_names_it() -> None:
     listed = _directory(seq=3)
     assert Directory.decode(listed.encode()) == listed
-    entry = open_entry(sign_entry(listed, SIGNER), VERIFIER)
+    entry = open_entry(own_leaf(listed, SIGNER).entry, VERIFIER)
+    assert isinstance(entry, DirectoryEntry)
+    assert entry == listed.entry()
     assert (entry.deployment, entry.epoch, entry.seq, entry.nodes) == ("example.org", EPOCH, 3, 1)
     assert entry.directory_id == listed.id
 
@@ -157,26 +161,26 @@ def test_a_directory_without_nodes_is_refused() -> None:
 
 
 def test_an_entry_of_another_signer_is_refused() -> None:
-    leaf = sign_entry(_directory(), NoteSigner.generate("example.org/directory"))
+    leaf = own_leaf(_directory(), NoteSigner.generate("example.org/directory"))
     with pytest.raises(SignatureFailure):
-        open_entry(leaf, VERIFIER)
+        open_entry(leaf.entry, VERIFIER)
 
 
-def test_an_entry_with_a_second_signature_line_is_refused_even_of_an_unknown_key() -> None:
-    leaf = Leaf.decode(sign_entry(_directory(), SIGNER))
-    text = VERIFIER.open(leaf.entry)
-    other = NoteSigner.generate("other").sign(text).rpartition(b"\n\n")[2]
-    assert VERIFIER.open(leaf.entry + other) == text  # a note may have it, an entry may not
+def test_a_directorys_own_leaf_names_the_checkpoint_beside_it() -> None:
+    own = own_leaf(_directory(), SIGNER)
+    assert Leaf.decode_own(own.encode()) == own
     with pytest.raises(Malformed):
-        open_entry(replace(leaf, entry=leaf.entry + other).encode(), VERIFIER)
+        Leaf.decode_own(replace(own, checkpoint_no=0).encode())
+    with pytest.raises(Oversized):
+        Leaf.decode_own(bytes(MAX_LEAF_BYTES + 1))
 
 
-def test_any_flipped_byte_of_an_entry_is_refused() -> None:
-    leaf = sign_entry(_directory(), SIGNER)
+def test_any_flipped_byte_of_an_own_leaf_is_refused() -> None:
+    leaf = own_leaf(_directory(), SIGNER).encode()
     unsigned = {*range(len(leaf) - 9, len(leaf) - 1)}  # the index: bound by the proof, once there is a log
     for at in set(range(len(leaf))) - unsigned:
         with pytest.raises(WireError):
-            open_entry(leaf[:at] + bytes((leaf[at] ^ 0x01,)) + leaf[at + 1 :], VERIFIER)
+            open_entry(Leaf.decode_own(leaf[:at] + bytes((leaf[at] ^ 0x01,)) + leaf[at + 1 :]).entry, VERIFIER)
 
 
 def test_a_note_key_reads_back_and_keeps_its_hash() -> None:

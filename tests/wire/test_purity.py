@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 import hybrid.wire
+from hybrid.wire.cosignature import CosignatureSigner
 from hybrid.wire.envelope import ReplySealer
 from hybrid.wire.keys import EpochKey, IdentityKey
 from hybrid.wire.note import NoteSigner
@@ -68,6 +69,7 @@ def _secretive() -> list[object]:
         EpochKey.from_seed(b"\x41" * 32, 7, 300),
         IdentityKey.from_seeds(b"\x41" * 32, b"\x41" * 32),
         NoteSigner.from_seed("n", b"\x41" * 32),
+        CosignatureSigner.from_seed("w", b"\x41" * 32, "ml-dsa-44"),
         sealer(token=b"AAAA"),
         opener(sealed),
         ReplySealer(b"\x41" * 32, bytes(32), q=sealed.q, index=0, ref=worker(0).candidate.ref),

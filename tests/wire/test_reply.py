@@ -20,7 +20,7 @@ from hybrid.wire.errors import (
     TruncatedStream,
     WireError,
 )
-from hybrid.wire.frames import FrameSealer, FrameType
+from hybrid.wire.frames import FrameSealer, FrameType, pack
 from hybrid.wire.receipt import Receipt, ReceiptFacts, SealedError
 from hybrid.wire.types import Chunk, FinishReason
 from tests.wire.support import (
@@ -263,7 +263,7 @@ def test_a_message_beyond_64_kib_is_not_reassembled() -> None:
     sealed, client = seal()
     node = reply_sealer(sealed)
     client.start(node.head)
-    endless = [node._frames._seal_one(FrameType.DATA, bytes(1000), 0) for _ in range(134)]
+    endless = [node._frames._cipher.seal(pack(FrameType.DATA | 0x80, bytes(493))) for _ in range(134)]
     with pytest.raises(Oversized):
         client.push(b"".join(endless))
 
@@ -319,7 +319,7 @@ def test_no_frame_opens_beyond_the_last_that_a_reply_may_have() -> None:
     client.start(node.head)
     node._frames._cipher.counter = client._frames._cipher.counter = MAX_REPLY_FRAMES - 1  # type: ignore[union-attr]
     with pytest.raises(ReplyOrder):
-        client.push(node._frames._seal_one(FrameType.DATA, b"", 0))
+        client.push(node._frames._cipher.seal(pack(FrameType.DATA, b"")))
 
 
 def _lying(changes: dict[str, object], signer: int = 0) -> str:

@@ -5,20 +5,27 @@ from collections.abc import Callable
 
 import pytest
 
-from hybrid.wire import codec
+from hybrid.wire import codec, entries
 from hybrid.wire.canonical import canonical_json, decode_canonical_json
+from hybrid.wire.checkpoint import Checkpoint, open_checkpoint
 from hybrid.wire.constants import KEY_PACKAGE_BYTES
-from hybrid.wire.directory import Directory, Leaf, ListedNode, open_entry, sign_entry
+from hybrid.wire.cosignature import CosignatureSigner, CosignatureVerifier
+from hybrid.wire.directory import Directory, Leaf, ListedNode
 from hybrid.wire.encoding import cat, u8, v1, v4
+from hybrid.wire.entries import REASONS, RevokeEntry, open_entry
 from hybrid.wire.envelope import Header
 from hybrid.wire.errors import Malformed, NonCanonical, Oversized, WireError
 from hybrid.wire.evidence import Bundle, Statement
 from hybrid.wire.keys import Identity, KeyConfig
-from hybrid.wire.note import Note, NoteSigner, NoteVerifier
+from hybrid.wire.log_policy import LogPolicy
+from hybrid.wire.merkle import inclusion_proof, leaf_hash, root
+from hybrid.wire.note import Note, NoteSigner, NoteVerifier, append_signatures
 from hybrid.wire.receipt import Receipt
+from hybrid.wire.tiles import entries_from_bundles, parse_path, root_from_tiles
+from hybrid.wire.tlog_proof import TlogProof
 from hybrid.wire.types import Chunk
 from hybrid.wire.v1 import pcc_pb2
-from tests.wire.support import REQUEST, USAGE, read, seal, worker, write
+from tests.wire.support import REQUEST, USAGE, own_leaf, read, seal, worker, write
 
 SIGNER = NoteSigner.generate("example.org/directory")
 VERIFIER = NoteVerifier.parse(SIGNER.vkey)
@@ -29,7 +36,7 @@ def _samples() -> dict[str, tuple[Callable[[bytes], object], bytes]]:
     listed = Directory(
         deployment="example.org", epoch=7, epoch_s=300, nodes=(ListedNode(weight=1, bundle=worker(0).bundle),)
     )
-    leaf = sign_entry(listed, SIGNER)
+    leaf = own_leaf(listed, SIGNER).encode()
     return {
         "header": (Header.decode, sealed.header),
         "key config": (KeyConfig.decode, worker(0).epoch_key.config.encode()),
@@ -38,7 +45,8 @@ def _samples() -> dict[str, tuple[Callable[[bytes], object], bytes]]:
         "bundle": (Bundle.decode, worker(0).bundle.raw),
         "directory": (Directory.decode, listed.raw),
         "leaf": (Leaf.decode, leaf),
-        "entry": (lambda data: open_entry(data, VERIFIER), leaf),
+        "own leaf": (Leaf.decode_own, leaf),
+        "entry": (lambda data: open_entry(data, VERIFIER), Leaf.decode(leaf).entry),
         "note": (Note.parse, Leaf.decode(leaf).entry),
         "receipt": (Receipt.decode, read(client, write(sealed)).encode()),
         "request": (codec.decode_request, codec.encode_request(REQUEST)),
@@ -59,7 +67,30 @@ def _samples() -> dict[str, tuple[Callable[[bytes], object], bytes]]:
     }
 
 
-SAMPLES = _samples()
+def _log_samples() -> dict[str, tuple[Callable[[bytes], object], bytes]]:
+    words = entries.sign(RevokeEntry(target=bytes(32), reason=REASONS[0], issued=1), SIGNER).split(b"\n\n")[0]
+    leaves = [leaf_hash(b"one"), leaf_hash(b"two"), leaf_hash(b"three")]
+    text = Checkpoint(origin=SIGNER.name, size=3, root=root(leaves)).encode_text()
+    witness = CosignatureSigner.generate("w1")
+    note = append_signatures(SIGNER.sign(text), [witness.cosign(text)])
+    policy = LogPolicy.parse(f"log {SIGNER.vkey}\nwitness w {witness.vkey}\ngroup g any w\nquorum g")
+    proof = TlogProof(index=1, hashes=inclusion_proof(leaves, 1), checkpoint=note)
+    bundle, tile = "tile/entries/000.p/3", "tile/0/000.p/3"
+    return {
+        "signed words": (lambda data: open_entry(SIGNER.sign(data.decode("latin-1") + "\n"), VERIFIER), words),
+        "checkpoint text": (lambda data: Checkpoint.parse_text(data.decode("latin-1")), text.encode()),
+        "checkpoint": (lambda data: open_checkpoint(data, VERIFIER), note),
+        "cosigned note": (policy.quorum_time, note),
+        "witness key": (lambda data: CosignatureVerifier.parse(data.decode("latin-1")), witness.vkey.encode()),
+        "log policy": (lambda data: LogPolicy.parse(data.decode("latin-1")), policy.encode().strip().encode()),
+        "tlog-proof": (lambda data: TlogProof.parse(data).check(b"two", VERIFIER), proof.encode()),
+        "log path": (lambda data: parse_path(data.decode("latin-1")), b"tile/0/x001/x234/067.p/9"),
+        "tile": (lambda data: root_from_tiles(3, {tile: data}), b"".join(leaves)),
+        "entry bundle": (lambda data: entries_from_bundles(0, 3, {bundle: data}), b"\x00\x01a\x00\x01b\x00\x01c"),
+    }
+
+
+SAMPLES = {**_samples(), **_log_samples()}
 
 
 @pytest.mark.parametrize("name", SAMPLES)

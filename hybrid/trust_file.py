@@ -1,0 +1,43 @@
+"""Reads the trust file. SPEC section 11: a file that others may write decides nothing."""
+
+import os
+import stat
+from pathlib import Path
+
+from .errors import ConfigurationError
+from .trust.toml import TrustFile, parse_trust
+
+MAX_TRUST_BYTES = 1_048_576
+TRUST_FILE = "trust.toml"
+
+
+def default_trust_path() -> Path:
+    """Where the trust file is on this platform."""
+    import platformdirs
+
+    return platformdirs.user_config_path("hybrid-pcc") / TRUST_FILE
+
+
+def read_trust_file(path: Path) -> TrustFile:
+    """Read and parse a trust file. Raises ConfigurationError, also when group or others may write it."""
+    try:
+        with path.open("rb") as file:
+            _only_ours(path, os.fstat(file.fileno()))
+            data = file.read(MAX_TRUST_BYTES + 1)
+        text = data.decode("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigurationError(f"{path} cannot be read: {error}", hint="correct or remove the file") from None
+    if len(data) > MAX_TRUST_BYTES:
+        raise ConfigurationError(f"{path} has more than {MAX_TRUST_BYTES} bytes, which no trust file needs")
+    try:
+        return parse_trust(text)
+    except ConfigurationError as error:
+        raise ConfigurationError(f"{path}: {error}", hint=error.hint or "correct or remove the file") from None
+
+
+def _only_ours(path: Path, status: os.stat_result) -> None:
+    """Refuse a file that somebody else could have written (the open one, not what the name says a moment later)."""
+    if stat.S_IMODE(status.st_mode) & (stat.S_IWGRP | stat.S_IWOTH):
+        raise ConfigurationError(
+            f"{path} can be written by others, so it says nothing about whom you trust", hint=f"chmod go-w {path}"
+        )
