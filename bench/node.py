@@ -1,15 +1,20 @@
 """What sealing costs: the real node with its fake engine against the same processes that send the same pieces in clear.
 
 The baseline is a gateway (grpc.aio) and a worker (the same fake engine) on the same kind of link, with the same window
-and up to 16 waiting pieces a message. Keys, padding, receipt and admission are missing, so their cost is what shows.
-Rows: milliseconds to the first token (p50; ``cost_ms`` is sealed minus plain), frames a second of one stream, and of
-16 streams at once, each with the pieces per message that were seen. Clients of both run in this process and count:
-sealing, opening and checking the receipt are part of ours. Rounds alternate.
+and the same pace, which encodes and decodes protobuf chunks as any plaintext service would. Keys, padding, strict
+decoding, receipt and admission are missing, so their cost is what shows. Clients of both run in this process and count:
+sealing, opening and checking the receipt are part of ours. Rounds alternate; both sides are warm.
+
+Two shapes, the same for both sides, each row with the pieces per message that were seen: one piece a message, as they
+are streamed when a model produces them one by one; and up to 16, as when an engine outruns the network. Rows:
+milliseconds to the first token (p50; ``cost_ms`` is sealed minus plain), and frames a second of one stream and of 16 at
+once. ``cpu_us``: processor time per frame of client, gateway and worker together, which a busy machine disturbs least.
 """
 
 import argparse
 import asyncio
 import json
+import os
 import socket
 import statistics
 import subprocess
@@ -21,6 +26,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import grpc
+import psutil
 from _rows import row
 
 from hybrid.wire import codec
@@ -31,29 +37,39 @@ from hybrid.wire.envelope import Candidate, RequestSealer
 from hybrid.wire.types import Chunk, GenerateRequest, Message, Role, Sampling
 from hybrid.wire.v1 import pcc_pb2
 from pcc_server.engines.fake import FakeEngine
-from pcc_server.link import Frame, Kind, Link
+from pcc_server.link import ACK_BYTES, Frame, Kind, Link
 from pcc_server.outlet import Outlet
+from pcc_server.pace import Pace
 
 PLAIN = "/bench.Plain/Generate"
 T = TypeVar("T")
 TOKENS = 2000
 STREAMS = 16
+PAIRS = 11
 
 
 # --- the baseline: gateway and worker in clear -----------------------------------------------------------
 
 
-async def plain_worker(link_fd: int) -> None:
-    """Answer every OPEN with encoded chunks, one FRAMES record each, under the node's own window."""
+async def plain_worker(link_fd: int, batch: int) -> None:
+    """Answer every OPEN with messages of encoded chunks, under the node's own window and at its pace."""
     engine, outlets, tasks = FakeEngine(), dict[int, Outlet](), set[asyncio.Task[None]]()
     ended = asyncio.Event()
 
     async def answer(number: int, request: bytes) -> None:
-        outlet = outlets[number]
+        outlet, pieces = outlets[number], Pieces()
+        spoken = False
+        pace = Pace(lambda: outlet.put(Kind.FRAMES, pieces.taken()), batch)
         async for chunk in engine.generate(codec.decode_request(request)):
             if chunk.text or chunk.progress:
-                await outlet.room()
-                outlet.put(Kind.FRAMES, codec.encode_chunk(chunk))
+                if outlet.full:
+                    await outlet.room()
+                pieces.add(chunk)
+                pace.added(urgent=bool(chunk.text) and not spoken)
+                spoken = spoken or bool(chunk.text)
+        pace.close()
+        if pieces.waiting:
+            outlet.put(Kind.FRAMES, pieces.taken())
         outlet.end()
 
     def heard(frame: Frame) -> None:
@@ -68,7 +84,25 @@ async def plain_worker(link_fd: int) -> None:
 
 
 class Pieces:
-    """One reply inside the baseline's gateway."""
+    """Chunks of one reply that wait for their message, encoded as any plaintext service would."""
+
+    def __init__(self) -> None:
+        self.waiting: list[bytes] = []
+
+    def add(self, chunk: Chunk) -> None:
+        """Encode one chunk."""
+        done, total = chunk.progress or (0, 0)
+        message = pcc_pb2.Chunk(text=chunk.text, tokens=chunk.tokens, progress_done=done, progress_total=total)
+        self.waiting.append(message.SerializeToString())
+
+    def taken(self) -> bytes:
+        """Return the message of what waits."""
+        pieces, self.waiting = self.waiting, []
+        return pcc_pb2.InvokeRequest(key_packages=pieces).SerializeToString()  # as good as any repeated bytes field
+
+
+class Messages:
+    """One reply inside the baseline's gateway: messages that the caller has not yet taken."""
 
     def __init__(self) -> None:
         self.waiting: list[bytes] = []
@@ -83,31 +117,33 @@ class Pieces:
             self.waiting.append(frame.payload)
         self._news.set()
 
-    async def messages(self) -> AsyncIterator[list[bytes]]:
-        """Yield what waits, up to 16 pieces at a time."""
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        """Yield them as they come."""
         while self.waiting or not self.ended:
             if not self.waiting:
                 self._news.clear()
                 await self._news.wait()
                 continue
-            some = self.waiting[:FRAMES_PER_MESSAGE]
-            del self.waiting[:FRAMES_PER_MESSAGE]
-            yield some
+            yield self.waiting.pop(0)
 
 
 async def plain_gateway(link_fd: int) -> None:
     """Pass requests to the worker and its pieces back, up to 16 in one message."""
-    streams: dict[int, Pieces] = {}
+    streams: dict[int, Messages] = {}
     numbers = iter(range(1, 1 << 32))
 
     async def generate(requests: AsyncIterator[bytes], context: grpc.aio.ServicerContext[bytes, bytes]) -> None:
-        number, pieces = next(numbers), Pieces()
-        streams[number] = pieces
+        number, messages = next(numbers), Messages()
+        streams[number] = messages
         async for request in requests:
             link.send(Kind.OPEN, number, request)
-        async for some in pieces.messages():
-            await context.write(pcc_pb2.InvokeRequest(key_packages=some).SerializeToString())
-            link.send(Kind.ACK, number, u32(sum(map(len, some))))
+        taken = 0
+        async for message in messages:
+            await context.write(message)
+            taken += len(message)
+            if taken >= ACK_BYTES:
+                link.send(Kind.ACK, number, u32(taken))
+                taken = 0
         del streams[number]
 
     link = await Link.connect(link_fd, lambda frame: streams[frame.stream].put(frame), lambda: None)
@@ -198,13 +234,20 @@ class Plain:
     def _exchange(self, tokens: int) -> Iterator[list[Chunk]]:
         for message in self._call(iter([codec.encode_request(request(tokens))])):
             pieces = pcc_pb2.InvokeRequest.FromString(message).key_packages  # as good as any repeated bytes field
-            yield [codec.decode_chunk(piece) for piece in pieces]
+            yield [decoded(piece) for piece in pieces]
+
+
+def decoded(piece: bytes) -> Chunk:
+    """Decode a chunk as any plaintext service would: without our strictness."""
+    message = pcc_pb2.Chunk.FromString(piece)
+    total = message.progress_total
+    return Chunk(text=message.text, tokens=message.tokens, progress=(message.progress_done, total) if total else None)
 
 
 def together(engine: Sealed | Plain, pool: ThreadPoolExecutor) -> tuple[float, list[Run]]:
     """Run 16 exchanges at once; returns tokens a second of all of them."""
     begun = time.perf_counter()
-    runs = list(pool.map(engine.run, [TOKENS // 4] * STREAMS))
+    runs = list(pool.map(engine.run, [TOKENS] * STREAMS))
     return sum(run.tokens for run in runs) / (time.perf_counter() - begun), runs
 
 
@@ -215,13 +258,18 @@ def start(words: list[str], **more: Any) -> subprocess.Popen[str]:
     return subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, **more)
 
 
-def start_plain() -> list[subprocess.Popen[str]]:
+def start_plain(batch: int) -> list[subprocess.Popen[str]]:
     left, right = socket.socketpair()
     with left, right:
         return [
-            start([sys.executable, __file__, word, str(end.fileno())], pass_fds=[end.fileno()])
+            start([sys.executable, __file__, word, str(end.fileno()), "--batch", str(batch)], pass_fds=[end.fileno()])
             for word, end in (("--plain-gateway", left), ("--plain-worker", right))
         ]
+
+
+def start_sealed(batch: int) -> subprocess.Popen[str]:
+    words = ["-m", "pcc_server", "serve", "--json", "--engine", "fake", "--listen", "127.0.0.1:0"]
+    return start([sys.executable, "-P", *words, "--max-new", str(TOKENS), "--batch", str(batch)])
 
 
 def address(process: subprocess.Popen[str]) -> str:
@@ -246,43 +294,89 @@ def shape(ours: list[Run], baseline: list[Run]) -> dict[str, float]:
     return {"ours": per_message(ours), "baseline": per_message(baseline)}
 
 
-def measure(sealed: Sealed, plain: Plain) -> None:
-    """Print the rows."""
+class Processor:
+    """Processor time of this process and of a side's own ones."""
+
+    def __init__(self, roots: list[int]) -> None:
+        parents = [psutil.Process(pid) for pid in (os.getpid(), *roots)]
+        self._all = parents + [child for parent in parents[1:] for child in parent.children(recursive=True)]
+
+    def seconds(self) -> float:
+        """User and system time so far."""
+        return sum(sum(process.cpu_times()[:2]) for process in self._all)
+
+
+def first_tokens(sealed: Sealed, plain: Plain) -> None:
+    """Print the row about the first token."""
     ours, baseline = alternate(60, lambda engine: engine.run(8).first_s * 1000, sealed, plain)
     cost = round(statistics.median(ours) - statistics.median(baseline), 3)
     row("node.ttft", ours=ours, baseline=baseline, unit="ms", smaller_is_better=True, cost_ms=cost)
-    one, other = alternate(11, lambda engine: engine.run(TOKENS), sealed, plain)
+
+
+def one_stream(sealed: Sealed, plain: Plain, name: str) -> None:
+    """Print the row about one stream."""
+    one, other = alternate(PAIRS, lambda engine: engine.run(TOKENS), sealed, plain)
     rates = [[run.tokens / run.all_s for run in runs] for runs in (one, other)]
-    row("node.frames", ours=rates[0], baseline=rates[1], unit="frames/s", per_message=shape(one, other))
+    row(f"node.frames.1{name}", ours=rates[0], baseline=rates[1], unit="frames/s", per_message=shape(one, other))
+
+
+def many_streams(sealed: Sealed, plain: Plain, name: str, spent: dict[Sealed | Plain, Processor]) -> None:
+    """Print the row about 16 streams."""
+    used: dict[Sealed | Plain, list[float]] = {sealed: [], plain: []}
+
+    def run(engine: Sealed | Plain) -> tuple[float, list[Run]]:
+        begun = spent[engine].seconds()
+        done = together(engine, pool)
+        used[engine].append((spent[engine].seconds() - begun) * 1e6 / (TOKENS * STREAMS))
+        return done
+
     with ThreadPoolExecutor(STREAMS) as pool:
-        many, others = alternate(7, lambda engine: together(engine, pool), sealed, plain)
+        many, others = alternate(PAIRS, run, sealed, plain)
     seen = shape([run for _, runs in many for run in runs], [run for _, runs in others for run in runs])
     rates = [[rate for rate, _ in rounds] for rounds in (many, others)]
-    row(f"node.frames.{STREAMS}", ours=rates[0], baseline=rates[1], unit="frames/s", per_message=seen)
+    cpu = {side: round(statistics.median(used[engine]), 1) for side, engine in (("ours", sealed), ("baseline", plain))}
+    row(
+        f"node.frames.{STREAMS}{name}",
+        ours=rates[0],
+        baseline=rates[1],
+        unit="frames/s",
+        per_message=seen,
+        cpu_us=cpu,
+    )
 
 
-def main() -> None:
-    serve = [sys.executable, "-P", "-m", "pcc_server", "serve", "--json", "--engine", "fake", "--listen", "127.0.0.1:0"]
-    node, plain = start([*serve, "--max-new", str(TOKENS)]), start_plain()
+def measure(batch: int, name: str) -> None:
+    """Start both sides in one shape and print its rows."""
+    node, plain = start_sealed(batch), start_plain(batch)
     try:
-        engines = Sealed(address(node)), Plain(address(plain[0]))
-        for engine in engines:
-            assert engine.run(16).tokens == 16
-        measure(*engines)
+        sealed, clear = Sealed(address(node)), Plain(address(plain[0]))
+        for engine in (sealed, clear):
+            assert engine.run(TOKENS).tokens == TOKENS
+        spent = {sealed: Processor([node.pid]), clear: Processor([process.pid for process in plain])}
+        if not name:
+            first_tokens(sealed, clear)
+        one_stream(sealed, clear, name)
+        many_streams(sealed, clear, name, spent)
     finally:
         for process in (node, *plain):
             process.terminate()
             process.wait()
 
 
+def main() -> None:
+    measure(1, "")
+    measure(FRAMES_PER_MESSAGE, ".batched")
+
+
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--plain-gateway", type=int, metavar="FD", help="run the baseline's gateway")
     parser.add_argument("--plain-worker", type=int, metavar="FD", help="run the baseline's worker")
+    parser.add_argument("--batch", type=int, default=FRAMES_PER_MESSAGE, help="the baseline's pieces of one message")
     given = parser.parse_args()
     if given.plain_gateway is not None:
         asyncio.run(plain_gateway(given.plain_gateway))
     elif given.plain_worker is not None:
-        asyncio.run(plain_worker(given.plain_worker))
+        asyncio.run(plain_worker(given.plain_worker, given.batch))
     else:
         main()

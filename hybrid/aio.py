@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from .reply import Reply
     from .routing.decision import Decision
     from .routing.signals import Availability
-    from .settings import NodeAddress
+    from .settings import NodeAddress, Receipts
     from .trust.policy import Policy
 
 Prompt = str | Sequence[Message]
@@ -72,14 +72,18 @@ def _route_of(action: Action) -> AnswerHere | AnswerThere | None:
 class AsyncClient:
     """Answers on the device, hands over sealed to a node when it must, and says why.
 
-    model: a catalogue id; None is the store's default.  node: ``host:port``, or a running ``OwnNode``; None means
-    device only.  policy: a ``Mode`` or its name; ``only_on_device`` and ``prefer_on_device`` are ceilings for every
-    call unless ``allow_relax``.  trust: what the node must prove.  threshold: score from which the node is asked; None
-    is the router's own.  on_handoff: ``always``, ``never``, ``ask``, or a callable that gets the ``HandoffPlan``.
+    model: a catalogue id; None is the store's default.  node: ``host:port``, a running ``OwnNode``, or the name of a
+    deployment in the trust file; None means device only.  policy: a ``Mode`` or its name; ``only_on_device`` and
+    ``prefer_on_device`` are ceilings for every call unless ``allow_relax``.
+    trust: what the node must prove, or a trust file; None looks the node up in the user's own.
+    node_token: the access key of a node that asks for one.  threshold: score from which the node is asked; None is the
+    router's own.  on_handoff: ``always``, ``never``, ``ask``, or a callable that gets the ``HandoffPlan``.
     timeout: seconds for a whole turn.  max_retries: further attempts at the node before the first token.
     offline: no connection beyond loopback; ``HYBRID_OFFLINE=1`` has the same effect and cannot be undone here.
     engine: anything with the ``Engine`` protocol, instead of the on-device model.  on_event: sees every event.
     models: folder of the model store.  scorer: another router.  transport: carries sealed bytes instead of gRPC.
+    receipts: ``keep`` writes one file per private answer, without content, for ``hybrid verify``; ``off`` writes none.
+    state: folder for receipts and for what is remembered of the transparency log, instead of the platform's.
     Raises ConfigurationError for a value that means nothing.
     """
 
@@ -90,7 +94,8 @@ class AsyncClient:
         node: "str | NodeAddress | None" = None,
         policy: Mode | str = Mode.AUTO,
         allow_relax: bool = False,
-        trust: "Policy | None" = None,
+        trust: "Policy | str | Path | None" = None,
+        node_token: "str | bytes" = b"",
         threshold: float | None = None,
         on_handoff: "Consent" = "always",
         timeout: "Timeout | float | None" = None,
@@ -101,6 +106,8 @@ class AsyncClient:
         models: str | Path | None = None,
         scorer: Scorer | None = None,
         transport: "Transport | None" = None,
+        receipts: "Receipts" = "keep",
+        state: str | Path | None = None,
     ) -> None:
         self._mode = config.read_mode(policy)
         self._allow_relax = allow_relax
@@ -114,12 +121,15 @@ class AsyncClient:
                 model=model,
                 models=None if models is None else Path(models),
                 node=node,
-                trust=trust,
+                trust=Path(trust).expanduser() if isinstance(trust, str) else trust,
+                node_token=node_token.encode() if isinstance(node_token, str) else node_token,
                 on_handoff=on_handoff,
                 timeout=timeout,
                 max_retries=max_retries,
                 offline=bool(offline) or config.offline_by_environment(),
                 transport=transport,
+                receipts=receipts,
+                state=None if state is None else Path(state).expanduser(),
             ),
             engine,
         )
@@ -299,12 +309,15 @@ def from_config(settings: config.Config, given: Mapping[str, Any]) -> dict[str, 
         "model": settings.model,
         "models": settings.models,
         "node": settings.node,
+        "node_token": config.read_token(settings.node_token_file),
         "policy": settings.policy,
-        "trust": Policy.pinned(key) if key else None,
+        "trust": Policy.pinned(key) if key else settings.trust,
         "threshold": settings.threshold,
         "on_handoff": settings.on_handoff,
         "timeout": settings.timeout,
         "offline": settings.offline or None,
+        "receipts": settings.receipts,
+        "state": settings.state,
     }
     return {**named, **{name: value for name, value in given.items() if name != "node_key"}}
 

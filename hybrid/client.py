@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from .routing.complexity import Scorer
     from .routing.decision import Decision
     from .routing.signals import Availability
-    from .settings import NodeAddress
+    from .settings import NodeAddress, Receipts
     from .trust.policy import Policy
 
 
@@ -49,7 +49,8 @@ class Client:
         node: "str | NodeAddress | None" = None,
         policy: Mode | str = Mode.AUTO,
         allow_relax: bool = False,
-        trust: "Policy | None" = None,
+        trust: "Policy | str | Path | None" = None,
+        node_token: "str | bytes" = b"",
         threshold: float | None = None,
         on_handoff: "Consent" = "always",
         timeout: "Timeout | float | None" = None,
@@ -60,6 +61,8 @@ class Client:
         models: str | Path | None = None,
         scorer: "Scorer | None" = None,
         transport: "Transport | None" = None,
+        receipts: "Receipts" = "keep",
+        state: str | Path | None = None,
     ) -> None:
         self._consent = CallersConsent(on_handoff) if callable(on_handoff) else None
         self._on_event = on_event
@@ -69,6 +72,7 @@ class Client:
             policy=policy,
             allow_relax=allow_relax,
             trust=trust,
+            node_token=node_token,
             threshold=threshold,
             on_handoff=self._consent or on_handoff,
             timeout=timeout,
@@ -78,6 +82,8 @@ class Client:
             models=models,
             scorer=scorer,
             transport=transport,
+            receipts=receipts,
+            state=state,
         )
         self._loop = LoopThread()
         self._end = weakref.finalize(self, _close, self._async, self._loop)  # also at interpreter exit

@@ -16,7 +16,7 @@ from .exchange import Timeout
 from .peers import Address, Peer, Resolver, diagnose_tls, peers_of, resolve, tls_context
 from .remote import CloudEngine
 from .remote_errors import SAME_VERSION, TRY_LATER, broken, refused
-from .wire.codec import METHODS, join_parts
+from .wire.codec import METHODS, encode_attest_request, encode_log_path, encode_node_ref, join_parts
 from .wire.constants import MAX_DIRECTORY_BYTES, MAX_INVOKE_BYTES, PART_BYTES
 from .wire.errors import ErrorCode, Malformed, WireError
 
@@ -26,7 +26,7 @@ RETRY_HINT = "retry-after-ms"  # trailing metadata: a whole number of millisecon
 MAX_RETRY_HINT_MS = 30_000
 MAX_METADATA_BYTES = 8 * 1024
 MESSAGE_SLACK_BYTES = 1024
-DIRECTORY_S = 60.0  # a backstop: whoever asks has a shorter time limit of its own
+FETCH_S = 60.0  # a backstop: whoever asks has a shorter time limit of its own
 MOVED = "make a new client for the node's new address, so that its evidence is judged as that of another machine"
 MAX_PARTS = MAX_DIRECTORY_BYTES // PART_BYTES + 4
 
@@ -127,9 +127,25 @@ class GrpcTransport:
 
     async def directory(self) -> bytes:
         """Fetch the joined ``DirectoryReply``. Sends an empty message."""
+        return await self._fetch("Directory.Get", b"")
+
+    async def log_file(self, path: str) -> bytes:
+        """Fetch one static file of the transparency log."""
+        return await self._fetch("Log.File", encode_log_path(path))
+
+    async def attest(self, node_id: bytes, nonce: bytes) -> bytes:
+        """Ask one node for evidence over a nonce."""
+        return await self._fetch("Evidence.Attest", encode_attest_request(node_id, nonce))
+
+    async def event_log(self, node_id: bytes) -> bytes:
+        """Fetch one node's firmware event log."""
+        return await self._fetch("Evidence.EventLog", encode_node_ref(node_id))
+
+    async def _fetch(self, name: str, message: bytes) -> bytes:
+        """Join the parts one method streams; nothing derived from a request is ever sent by one of these."""
         channel = await self._connected()
-        method: grpc.aio.UnaryStreamMultiCallable[bytes, bytes] = channel.unary_stream(METHODS["Directory.Get"])
-        call = method(b"", timeout=DIRECTORY_S)
+        method: grpc.aio.UnaryStreamMultiCallable[bytes, bytes] = channel.unary_stream(METHODS[name])
+        call = method(message, timeout=FETCH_S)
         parts: list[bytes] = []
         try:
             async for part in call:

@@ -7,7 +7,7 @@ tighten; it can never name a node, a key or a folder, nor answer for the person.
 import difflib
 import os
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from .routing.policy import Mode
 
 PROJECT_FILE = "hybrid.toml"
 USER_FILE = "config.toml"
+OTHERS_READ = 0o077
 TRUE = frozenset({"1", "true", "yes", "on"})
 FALSE = frozenset({"", "0", "false", "no", "off"})
 
@@ -26,11 +27,15 @@ KEYS: Mapping[str, tuple[str, str, bool]] = {
     "models": ("models", "HYBRID_MODELS", False),
     "node.address": ("node", "HYBRID_NODE", False),
     "node.key": ("node_key", "HYBRID_NODE_KEY", False),
+    "node.token_file": ("node_token_file", "HYBRID_NODE_TOKEN_FILE", False),
+    "trust": ("trust", "HYBRID_TRUST", False),
     "policy": ("policy", "HYBRID_POLICY", True),
     "threshold": ("threshold", "HYBRID_THRESHOLD", True),
     "on_handoff": ("on_handoff", "HYBRID_ON_HANDOFF", False),
     "timeout": ("timeout", "HYBRID_TIMEOUT", False),
     "offline": ("offline", "HYBRID_OFFLINE", True),
+    "receipts": ("receipts", "HYBRID_RECEIPTS", False),
+    "state": ("state", "HYBRID_STATE", False),
 }
 
 
@@ -39,6 +44,8 @@ class Config:
     """What files, environment and flags add up to. None means: not set anywhere.
 
     models: folder of the model store.  node: ``host:port``.  node_key: the key the node printed.  timeout: seconds.
+    node_token_file: holds the access key of a node that asks for one.  trust: a trust file in place of the usual one.
+    receipts: ``keep`` or ``off``.  state: folder in which receipts and the newest log checkpoints are kept.
     origin: who set each value: ``user``, ``project``, ``environment`` or ``flag``.
     """
 
@@ -46,11 +53,15 @@ class Config:
     models: Path | None = None
     node: str | None = None
     node_key: str | None = field(default=None, repr=False)
+    node_token_file: Path | None = None
+    trust: Path | None = None
     policy: Mode = Mode.AUTO
     threshold: float | None = None
     on_handoff: str = "always"
     timeout: float | None = None
     offline: bool = False
+    receipts: str = "keep"
+    state: Path | None = None
     origin: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -79,6 +90,25 @@ def load(
 def offline_by_environment(environ: Mapping[str, str] | None = None) -> bool:
     """Whether ``HYBRID_OFFLINE`` is on: the one variable every client honours, since it can only tighten."""
     return _boolean((os.environ if environ is None else environ).get("HYBRID_OFFLINE", ""), "HYBRID_OFFLINE")
+
+
+def read_token(path: Path | None) -> bytes:
+    """Return the access key a file holds, without its line end; empty without a file.
+
+    Raises ConfigurationError for a file that can't be read, is empty, or that others may read.
+    """
+    if path is None:
+        return b""
+    try:
+        shared = path.stat().st_mode & OTHERS_READ
+        token = path.read_bytes().strip()
+    except OSError as error:
+        raise ConfigurationError(f"{path} cannot be read: {error.strerror or type(error).__name__}") from None
+    if shared:
+        raise ConfigurationError(f"{path} holds an access key and may be read by others", hint=f"chmod 600 {path}")
+    if not token:
+        raise ConfigurationError(f"{path} holds no access key")
+    return token
 
 
 def default_user_file() -> Path:
@@ -178,14 +208,17 @@ def _boolean(value: Any, where: str) -> bool:
     return word in TRUE
 
 
-def _folder(value: Any, where: str) -> Path:
+def _path(value: Any, where: str) -> Path:
     return value if isinstance(value, Path) else Path(_text(value, where)).expanduser()
 
 
-def _consent(value: Any, where: str) -> str:
-    if value not in ("always", "ask", "never"):
-        raise _unknown(f"{where} must be always, ask or never", str(value), ["always", "ask", "never"])
-    return str(value)
+def _one_of(*words: str) -> Callable[[Any, str], str]:
+    def read(value: Any, where: str) -> str:
+        if value not in words:
+            raise _unknown(f"{where} must be {', '.join(words[:-1])} or {words[-1]}", str(value), list(words))
+        return str(value)
+
+    return read
 
 
 def read_mode(value: Any, where: str = "policy") -> Mode:
@@ -199,14 +232,18 @@ def read_mode(value: Any, where: str = "policy") -> Mode:
 
 _READ = {
     "model": _text,
-    "models": _folder,
+    "models": _path,
     "node": _text,
     "node_key": _text,
+    "node_token_file": _path,
+    "trust": _path,
     "policy": read_mode,
     "threshold": _number,
-    "on_handoff": _consent,
+    "on_handoff": _one_of("always", "ask", "never"),
     "timeout": _number,
     "offline": _boolean,
+    "receipts": _one_of("keep", "off"),
+    "state": _path,
 }
 if set(_READ) != {f.name for f in fields(Config)} - {"origin"}:  # pragma: no cover - a field without a reader
     raise AssertionError("every setting needs a reader")

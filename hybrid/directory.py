@@ -1,34 +1,30 @@
 """The directory in use, and the client's own choice of nodes from it. SPEC section 4.
 
-Fetches with an empty request, verifies everything, keeps it until it ends and refreshes before that. Draws nodes
-freshly for every request: a fixed personal set would be a fingerprint.
+Fetches with an empty request, verifies everything, keeps it until it ends and refreshes before that; the log's newest
+entries are read in the background. Draws nodes freshly for every request: a fixed personal set would be a fingerprint.
 """
 
 import asyncio
 import random
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 
-from .errors import APIConnectionError, AttestationError, ConfigurationError, RemoteError
+from .errors import APIConnectionError, AttestationError, ConfigurationError, HybridError, RemoteError
 from .exchange import Transport
+from .freshness import needs_nonces, nonce_proofs
+from .log_client import LogClient
 from .remote_errors import broken
+from .seen import LogMemory
+from .shares import ShareBook
+from .trust.log_view import LogContradiction, NonceProof
 from .trust.verify import VerifiedDirectory, VerifiedNode, Verifier
-from .wire.codec import decode_directory_reply
+from .wire.codec import DirectoryReply, decode_directory_reply
 from .wire.constants import CLOCK_TOLERANCE_S, MAX_FAILURES_PER_EPOCH
 from .wire.errors import WireError
 
 REFRESH_JITTER_S = 60.0  # SPEC 4: clients must not all ask at once
 REFRESH_AGAIN_S = 30.0  # SPEC 4: until a newer one is out
-
-
-@dataclass(slots=True)
-class NodeCount:
-    """How often a node was drawn, answered and failed: skew here is how steering shows (SPEC 4)."""
-
-    offered: int = 0
-    answered: int = 0
-    failed: int = 0
+LAST_READ_S = 2.0
 
 
 def choose(nodes: Iterable[VerifiedNode], *, k: int, rng: random.Random) -> tuple[VerifiedNode, ...]:
@@ -41,6 +37,13 @@ def choose(nodes: Iterable[VerifiedNode], *, k: int, rng: random.Random) -> tupl
     return tuple(drawn)
 
 
+def chances(nodes: Iterable[VerifiedNode]) -> dict[str, float]:
+    """Return each node's chance to be drawn first, by its hexadecimal id."""
+    weights = {node.node_id.hex(): node.weight for node in nodes}
+    total = sum(weights.values())
+    return {name: weight / total for name, weight in weights.items()}
+
+
 class DirectoryCache:
     """One deployment's verified directory, shared by all requests of a client."""
 
@@ -49,19 +52,27 @@ class DirectoryCache:
         transport: Transport,
         verifier: Verifier,
         *,
+        log: LogClient | None = None,
+        shares: ShareBook | None = None,
         now: Callable[[], float] = time.time,
         rng: random.Random | None = None,
     ) -> None:
-        """rng: where draws come from, the system's source unless a test gives its own."""
+        """log, shares: what is remembered; None keeps it for this object's life.
+
+        rng: where draws come from, the system's source unless a test gives its own.
+        """
         self._transport = transport
         self._verifier = verifier
+        self._log = log or LogClient(transport, verifier, LogMemory(now=now), now=now)
+        self.shares = shares or ShareBook()
         self._now = now
         self._rng = rng or random.SystemRandom()
         self._lock = asyncio.Lock()
         self._held: VerifiedDirectory | None = None
         self._refresh_at = 0.0
         self._failures = (0, 0)  # epoch and how many in it
-        self.counts: dict[str, NodeCount] = {}
+        self._tail: asyncio.Task[None] | None = None
+        self._suspect: AttestationError | None = None  # what the background reading found
 
     @property
     def held(self) -> VerifiedDirectory | None:
@@ -74,6 +85,8 @@ class DirectoryCache:
         Raises AttestationError, or the transport's error when there is none to fall back on.
         """
         async with self._lock:
+            if self._suspect is not None:
+                raise self._suspect
             if not fresh and self.held is not None and self._now() < self._refresh_at:
                 return self.held
             return await self._fetch(fresh=fresh)
@@ -85,26 +98,30 @@ class DirectoryCache:
         """
         self._not_failing()
         directory = await self.current(fresh=fresh)
-        wanted = model_id or directory.nodes[0].model.model_id
-        serving = [node for node in directory.nodes if node.model.model_id == wanted]
-        if not serving:
-            served = ", ".join(sorted({node.model.model_id for node in directory.nodes}))
-            raise ConfigurationError(f"no verified node serves the model {wanted}", hint=f"they serve: {served}")
+        self.shares.open(directory.deployment)
+        serving = _serving(directory, model_id or directory.nodes[0].model.model_id)
         drawn = choose(serving, k=self._verifier.policy.candidates, rng=self._rng)
-        for node in drawn:
-            self._count(node).offered += 1
+        self.shares.drawn(chances(serving), [node.node_id.hex() for node in drawn])
         return drawn
 
     def answered(self, node: VerifiedNode) -> None:
         """Count a node that answered."""
-        self._count(node).answered += 1
+        nodes = self._held.nodes if self._held is not None else ()
+        serving = [each for each in nodes if each.model.model_id == node.model.model_id]
+        self.shares.answered(chances(serving), node.node_id.hex())
 
     def failed(self, nodes: Iterable[VerifiedNode]) -> None:
         """Count an attempt that ended outside the seal; too many in one epoch close the route (SPEC 10)."""
-        for node in nodes:
-            self._count(node).failed += 1
+        self.shares.failed(node.node_id.hex() for node in nodes)
         epoch, number = self._failures
         self._failures = (self._epoch(), number + 1 if epoch == self._epoch() else 1)
+
+    async def close(self) -> None:
+        """Let what reads the log finish, if it soon does, so that short runs read it too."""
+        if self._tail is not None:
+            await asyncio.wait({self._tail}, timeout=LAST_READ_S)
+            self._tail.cancel()
+            await asyncio.gather(self._tail, return_exceptions=True)
 
     def _not_failing(self) -> None:
         epoch, number = self._failures
@@ -117,27 +134,45 @@ class DirectoryCache:
     async def _fetch(self, *, fresh: bool) -> VerifiedDirectory:
         held = self.held
         try:
-            raw = await self._transport.directory()
-            got = self._verified(raw, held)
+            reply = _decoded(await self._transport.directory())
+            got = await self._verified(reply, held)
         except RemoteError as error:
-            old = isinstance(error, AttestationError) and error.check == "directory.current"
-            if fresh or held is None or (isinstance(error, AttestationError) and not old):
+            if fresh or held is None or _never_worked_around(error):
                 raise
             self._refresh_at = self._now() + REFRESH_AGAIN_S
             return held  # a lagging mirror or a short outage: the held one is good until it ends
         self._hold(got)
+        self._log.accept(got.seen)
+        self._read_on(reply)
         return got
 
-    def _verified(self, raw: bytes, held: VerifiedDirectory | None) -> VerifiedDirectory:
+    async def _verified(self, reply: DirectoryReply, held: VerifiedDirectory | None) -> VerifiedDirectory:
+        view = await self._log.view(reply)
+        nonces: tuple[NonceProof, ...] = ()
+        if needs_nonces(self._verifier.policy):
+            nonces = await nonce_proofs(self._transport, reply.directory, now=self._now)
+        here = self._transport.peer_is_loopback
         try:
-            reply = decode_directory_reply(raw)
-        except WireError as error:
-            mapped = broken(error, left_device_yes=False)
-            mapped.left_device = "no"
-            raise mapped from None
-        return self._verifier.verify(
-            reply, peer_is_loopback=self._transport.peer_is_loopback, now=self._now(), held=held
-        )
+            return self._verifier.verify(
+                reply, peer_is_loopback=here, now=self._now(), held=held, log=view, nonces=nonces
+            )
+        except AttestationError as error:
+            self._log.record(error)
+            raise
+
+    def _read_on(self, reply: DirectoryReply) -> None:
+        """Read the log's newest entries beside what goes on; what contradicts itself there ends the use of all."""
+        if self._verifier.policy.log_policy is not None and (self._tail is None or self._tail.done()):
+            self._tail = asyncio.create_task(self._read_tail(reply), name="hybrid-log-tail")
+
+    async def _read_tail(self, reply: DirectoryReply) -> None:
+        try:
+            await self._log.read_tail(reply)
+        except LogContradiction as error:
+            self._log.record(error)
+            self._suspect = error
+        except HybridError:
+            return  # entries that can't be had or proved: how long that may go on is the verifier's judgement
 
     def _hold(self, got: VerifiedDirectory) -> None:
         newer = self._held is None or (got.epoch, got.seq) > (self._held.epoch, self._held.seq)
@@ -149,5 +184,27 @@ class DirectoryCache:
         length = self._held.epoch_s if self._held else 300
         return int(self._now() // length)
 
-    def _count(self, node: VerifiedNode) -> NodeCount:
-        return self.counts.setdefault(node.node_id.hex(), NodeCount())
+
+LAGGING = ("directory.current", "log.rollback")  # what a mirror that is behind shows; the held directory stays in use
+
+
+def _never_worked_around(error: RemoteError) -> bool:
+    return isinstance(error, AttestationError) and error.check not in LAGGING
+
+
+def _decoded(raw: bytes) -> DirectoryReply:
+    try:
+        return decode_directory_reply(raw)
+    except WireError as error:
+        mapped = broken(error, left_device_yes=False)
+        mapped.left_device = "no"
+        raise mapped from None
+
+
+def _serving(directory: VerifiedDirectory, model_id: str) -> tuple[VerifiedNode, ...]:
+    """Return the nodes that serve a model. Raises ConfigurationError when there is none."""
+    serving = tuple(node for node in directory.nodes if node.model.model_id == model_id)
+    if not serving:
+        served = ", ".join(sorted({node.model.model_id for node in directory.nodes}))
+        raise ConfigurationError(f"no verified node serves the model {model_id}", hint=f"they serve: {served}")
+    return serving

@@ -18,7 +18,10 @@
 Messages are one sentence about what happened; ``hint`` is one sentence about what to do.
 """
 
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from .trust.checks import Check
 
 Left = Literal["no", "ciphertext", "yes"]
 
@@ -150,10 +153,11 @@ class RemoteError(HybridError):
 class AttestationError(RemoteError):
     """The node could not be verified. Nothing was sent; never retried, never bypassed.
 
-    check: the named check of SPEC 12.  expected, got: what it compared.
+    check: the named check of SPEC 12.  expected, got: what it compared.  checks: every result up to it, if known.
     """
 
     exit_code = 5
+    checks: "tuple[Check, ...]" = ()
 
     def __init__(self, message: str, *, check: str, expected: str = "", got: str = "", hint: str = "") -> None:
         """Keep the named check and what it compared."""

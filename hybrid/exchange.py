@@ -16,7 +16,8 @@ from .gate import Cleared
 from .remote_errors import broken
 from .trust.verify import VerifiedNode
 from .wire.codec import InvokeReply, decode_invoke_reply, encode_invoke_request
-from .wire.constants import DEADLINES_MS, FRAME_BYTES
+from .wire.constants import DEADLINES_MS
+from .wire.encoding import digest
 from .wire.envelope import Candidate, ReplyOpener, RequestSealer
 from .wire.errors import ReplyOrder, TruncatedStream, WireError
 from .wire.receipt import Receipt, SealedError, UsageReport
@@ -64,6 +65,15 @@ class Transport(Protocol):
     async def directory(self) -> bytes:
         """Fetch the joined ``DirectoryReply``; the request is empty and the same for everybody."""
 
+    async def log_file(self, path: str) -> bytes:
+        """Fetch one static file of the transparency log (``hybrid.wire.tiles`` names them)."""
+
+    async def attest(self, node_id: bytes, nonce: bytes) -> bytes:
+        """Ask one node for evidence over a nonce of 32 bytes; returns an ``AttestReply``."""
+
+    async def event_log(self, node_id: bytes) -> bytes:
+        """Fetch one node's firmware event log; empty where it has none."""
+
     def exchange(self, sealed: bytes, deadline_s: float) -> AsyncIterator[bytes]:
         """Send one ``InvokeRequest``, yield every ``InvokeReply``. Closing the iterator cancels the call."""
 
@@ -81,10 +91,24 @@ class Answering:
 Item = Answering | Chunk | UsageReport | SealedError
 
 
+@dataclass(slots=True)
+class Kept:
+    """What of a finished exchange a receipt can be checked with later; none of it is content (SPEC 9).
+
+    body: H("body"; Body).  sealed_at: Unix seconds by this device's clock.
+    """
+
+    header: bytes = b""
+    body: bytes = b""
+    head: bytes = b""
+    sealed_at: float = 0.0
+
+
 class Exchange:
     """One request and its reply, used once: ``start``, ``push`` for every reply message, ``finish``.
 
-    Raises IntegrityError and ProtocolError for replies that do not check; text opened before is genuine but partial.
+    kept: what there is to keep of it.  Raises IntegrityError and ProtocolError for replies that do not check; text
+    opened before is genuine but partial.
     """
 
     def __init__(
@@ -95,6 +119,7 @@ class Exchange:
         self._nodes: tuple[VerifiedNode, ...] = ()
         self._opener: ReplyOpener | None = None
         self._receipt: Receipt | None = None
+        self.kept = Kept()
         self.request_id = ""
         self.started = False
 
@@ -103,24 +128,27 @@ class Exchange:
         """Whether the final frame has come and the receipt was checked."""
         return self._receipt is not None
 
-    def start(self, cleared: Cleared, *, deadline_ms: int) -> bytes:
+    def start(self, cleared: Cleared, *, deadline_ms: int, token: bytes = b"") -> bytes:
         """Seal to the nodes the request was cleared for; returns the ``InvokeRequest``. Every secret is fresh.
 
+        token: the access key for whoever admits clients; the header holds a digest of it, no node sees it.
         Raises AttestationError when a node's evidence has ended since it was verified; nothing was sent then.
         """
         self._nodes = cleared.nodes
-        first = cleared.nodes[0]
+        first, now = cleared.nodes[0], self._now()
         sealer = RequestSealer(
-            candidates=[_candidate(node, self._now()) for node in cleared.nodes],
+            candidates=[_candidate(node, now) for node in cleared.nodes],
             model_id=first.model.model_id,
             directory_id=first.directory_id,
             deadline_ms=deadline_ms,
+            token=token,
             rng=self._rng,
         )
         try:
             sealed, self._opener = sealer.seal(cleared.request)
             self.request_id = sealed.request_id.hex()
-            return encode_invoke_request(sealed.header, sealed.body, sealed.key_packages)
+            self.kept = Kept(header=sealed.header, body=digest("body", sealed.body), sealed_at=now)
+            return encode_invoke_request(sealed.header, sealed.body, sealed.key_packages, token=token)
         except WireError as error:
             mapped = broken(error, left_device_yes=False)
             mapped.left_device = "no"
@@ -151,11 +179,13 @@ class Exchange:
             raise ReplyOrder
         if reply.head:
             index = opener.start(reply.head)
-            self.started = True
+            self.started, self.kept.head = True, reply.head
             yield Answering(node=self._nodes[index])
-        # whole frames and whatever is left over, so that the opener judges the odd end
-        for at in range(0, len(reply.frames), FRAME_BYTES):
-            yield from opener.push(reply.frames[at : at + FRAME_BYTES])
+        if reply.frames:
+            events, failure = opener.open(reply.frames)
+            yield from events  # what came before the frame that failed is genuine
+            if failure:
+                raise failure
         if reply.final:
             self._receipt = opener.finish(reply.final)
 

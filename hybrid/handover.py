@@ -141,7 +141,12 @@ class Handover:
     def _engine(self) -> "CloudEngine":
         """Return what talks to the node; connects nowhere yet."""
         if self._cloud is None:
+            from .directory import DirectoryCache
+            from .log_client import LogClient
+            from .receipts import ReceiptStore
             from .remote import CloudEngine
+            from .seen import LogMemory
+            from .shares import ShareBook
 
             policy = self._settings.policy
             assert policy is not None  # noqa: S101 - Settings refuses a node without one
@@ -151,8 +156,21 @@ class Handover:
                 from .cloud import GrpcTransport
 
                 transport = GrpcTransport(self._settings.address, timeout=limits)
+            verifier, folder = Verifier(policy), self._settings.folder
             self._cloud = CloudEngine(
-                transport, Verifier(policy), self.gate, timeout=limits, max_retries=self._settings.max_retries
+                transport,
+                verifier,
+                self.gate,
+                timeout=limits,
+                max_retries=self._settings.max_retries,
+                directory=DirectoryCache(
+                    transport,
+                    verifier,
+                    log=LogClient(transport, verifier, LogMemory(folder)),
+                    shares=ShareBook(folder),
+                ),
+                token=self._settings.node_token,
+                receipts=ReceiptStore(folder) if folder and self._settings.receipts == "keep" else None,
             )
         return self._cloud
 

@@ -10,13 +10,16 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 from dataclasses import dataclass
 
 from .attempt import Attempt, next_message, race, too_slow
+from .bias import judge
 from .directory import DirectoryCache
-from .errors import HybridError, KeyExpiredError, Left, RemoteError
+from .errors import ConfigurationError, HybridError, KeyExpiredError, Left, RemoteError
 from .events import CheckResult, NodeVerified, Retry
-from .exchange import Exchange, Timeout, Transport
+from .exchange import Exchange, Kept, Timeout, Transport
 from .gate import Cleared, Gate
+from .receipts import ReceiptStore
 from .remote_errors import broken
 from .retries import Retries
+from .trust.receipt_file import ReceiptFile
 from .trust.verify import VerifiedNode, Verifier
 from .wire.constants import MAX_ATTEMPTS
 from .wire.errors import TruncatedStream
@@ -67,14 +70,23 @@ class CloudEngine:
         timeout: Timeout | None = None,
         max_retries: int = MAX_ATTEMPTS - 1,
         directory: DirectoryCache | None = None,
+        token: bytes = b"",
+        receipts: ReceiptStore | None = None,
         now: Callable[[], float] = time.time,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
-        """max_retries: at most 2 count. sleep: how to wait between attempts; a test passes its own."""
+        """token: access key.  receipts: where they are kept, None for nowhere.  max_retries: at most 2 count.
+
+        sleep: how to wait between attempts; a test passes its own.
+        """
         self.gate = gate
         self.directory = directory or DirectoryCache(transport, verifier, now=now)
         self._transport = transport
         self._model_id = model_id
+        self._policy = verifier.policy
+        self._token = token
+        self._receipts = receipts
+        self._warned = False
         self._timeout = timeout or Timeout()
         self._max_attempts = min(MAX_ATTEMPTS, 1 + max(0, max_retries))
         self._now = now
@@ -126,7 +138,7 @@ class CloudEngine:
                 async with contextlib.aclosing(self._attempt(attempt, limits, cancel)) as events:
                     async for event in events:
                         yield event
-                yield self._result(attempt, wire=wire + attempt.sent, attempts=retries.made + 1)
+                yield await self._result(attempt, wire=wire + attempt.sent, attempts=retries.made + 1)
             except HybridError as error:
                 failure = error
             else:
@@ -143,13 +155,14 @@ class CloudEngine:
 
     async def close(self) -> None:
         """Drop the connection."""
+        await self.directory.close()
         await self._transport.close()
 
     async def _attempt(
         self, attempt: Attempt, limits: Timeout, cancel: asyncio.Event | None
     ) -> AsyncGenerator[CloudEvent, None]:
         yield self._facts(attempt.cleared.nodes[0])
-        sealed_request = attempt.exchange.start(attempt.cleared, deadline_ms=limits.deadline_ms)
+        sealed_request = attempt.exchange.start(attempt.cleared, deadline_ms=limits.deadline_ms, token=self._token)
         data = self.gate.send(attempt.cleared, sealed_request)
         attempt.sent = len(data)
         started = time.monotonic()
@@ -187,13 +200,23 @@ class CloudEngine:
             tier_words=node.tier_words,
             measurement=node.measurement,
             model=node.model.model_id,
-            checks=tuple(CheckResult(name=c.name, status=str(c.status), detail=c.detail) for c in node.checks),
+            checks=(
+                *(CheckResult(name=c.name, status=str(c.status), detail=c.detail) for c in node.checks),
+                *self._bias(),
+            ),
         )
 
-    def _result(self, attempt: Attempt, *, wire: int, attempts: int) -> CloudResult:
+    def _bias(self) -> tuple[CheckResult, ...]:
+        """Warn once when nodes are not drawn, or do not answer, as their weights foretell (SPEC 4)."""
+        skews = () if self._warned else tuple(skew for skew in judge(self.directory.shares.counts) if skew.alarm)
+        self._warned = self._warned or bool(skews)
+        return tuple(CheckResult(name="nodes.bias", status="warn", detail=skew.words) for skew in skews)
+
+    async def _result(self, attempt: Attempt, *, wire: int, attempts: int) -> CloudResult:
         if attempt.receipt is None or attempt.report is None or attempt.node is None:
             raise broken(TruncatedStream(), left_device_yes=True)
         self.directory.answered(attempt.node)
+        await asyncio.to_thread(self._remember, attempt, attempt.receipt, attempt.node)
         return CloudResult(
             receipt=attempt.receipt,
             receipt_id=attempt.receipt.request.hex(),
@@ -208,3 +231,22 @@ class CloudEngine:
             attest_s=self._attest_s,
             network_s=attempt.network_s,
         )
+
+    def _remember(self, attempt: Attempt, receipt: Receipt, node: VerifiedNode) -> None:
+        """Keep the receipt and the counts. A folder that can't be written costs those, never the answer."""
+        with contextlib.suppress(ConfigurationError):
+            self.directory.shares.save()
+        if self._receipts is not None:
+            with contextlib.suppress(ConfigurationError):
+                self._receipts.keep(receipt.request.hex(), self._file(attempt.exchange.kept, receipt, node))
+
+    def _file(self, kept: Kept, receipt: Receipt, node: VerifiedNode) -> bytes:
+        return ReceiptFile.of(
+            node,
+            self._policy,
+            header=kept.header,
+            body=kept.body,
+            head=kept.head,
+            receipt=receipt.encode(),
+            at=kept.sealed_at,
+        ).encode()

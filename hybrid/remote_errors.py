@@ -27,6 +27,7 @@ from .wire.errors import (
     Misuse,
     NonCanonical,
     Oversized,
+    ProofFailure,
     ReceiptMismatch,
     Rejected,
     Replay,
@@ -157,6 +158,7 @@ BROKEN: Mapping[type[WireError], Callable[[WireError], RemoteError]] = {
     TruncatedStream: _forged("the reply was cut off before its end"),
     ReplyOrder: _disagree("the reply's parts came in an order the protocol does not allow"),
     ReceiptMismatch: lambda error: _forged(f"the receipt fails the check {error}")(error),  # names, never content
+    ProofFailure: _forged("a proof of the transparency log does not hold"),
     SignatureFailure: _forged("a signature of the reply does not verify"),
 }
 

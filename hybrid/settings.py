@@ -4,15 +4,19 @@ import contextlib
 from dataclasses import dataclass, field
 from ipaddress import ip_address
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 from .errors import ConfigurationError
 from .exchange import Timeout
 from .gate import Consent
+from .state import default_folder
 from .trust.policy import Policy
+from .wire.constants import MAX_TOKEN_BYTES
 
 if TYPE_CHECKING:
     from .exchange import Transport
+
+Receipts = Literal["keep", "off"]
 
 
 class NodeAddress(Protocol):
@@ -29,27 +33,45 @@ class NodeAddress(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """What a client was given, settled. transport: carries bytes instead of gRPC, for tests."""
+    """What a client was given, settled. transport: carries bytes instead of gRPC, for tests.
+
+    trust: a policy, or a trust file; None looks the node up in the user's own.  node: an address, or the name of a
+    deployment in that file.  node_token: the access key of a node that asks for one.
+    receipts: whether answers leave a receipt file.  state: folder for those and for what is seen of the log; None is
+    the platform's, and none at all with a transport of one's own.
+    policy: what the node must prove, once settled.
+    """
 
     model: str | None = None
     models: Path | None = None
     node: str | NodeAddress | None = None
-    trust: Policy | None = None
+    node_token: bytes = field(default=b"", repr=False)
+    trust: Policy | Path | None = None
     on_handoff: Consent = "always"
     timeout: Timeout | float | None = None
     max_retries: int = 2
     offline: bool = False
+    receipts: Receipts = "keep"
+    state: Path | None = None
     transport: "Transport | None" = field(default=None, repr=False)
+    policy: Policy | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
         """Refuse a node without a key, and values that mean nothing. Raises ConfigurationError."""
         if self.max_retries < 0:
             raise ConfigurationError(f"max_retries must be 0 or more, got {self.max_retries}")
+        if self.receipts not in ("keep", "off"):
+            raise ConfigurationError("receipts accepts 'keep' or 'off' and nothing else")
+        if len(self.node_token) > MAX_TOKEN_BYTES:
+            raise ConfigurationError(f"an access key has at most {MAX_TOKEN_BYTES} bytes")
         as_timeout(self.timeout)
-        if self.has_node and self.policy is None:
+        if not self.has_node:
+            return
+        object.__setattr__(self, "policy", self._settled())
+        if self.policy is None:
             raise ConfigurationError(
                 f"the key of node {self.address} is not known, so nothing may be sealed to it",
-                hint="pass trust=Policy.pinned(KEY) with the key the node printed at its start",
+                hint="pass trust=Policy.pinned(KEY) with the key the node printed at its start, or hybrid trust add",
             )
 
     @property
@@ -59,17 +81,41 @@ class Settings:
 
     @property
     def address(self) -> str:
-        """The node as the user named it; empty without one."""
+        """The node as the user named it, or where its deployment is reached; empty without one."""
         if isinstance(self.node, str):
-            return self.node
+            by_name = self.policy is not None and self.policy.deployment == self.node
+            return (self.policy.endpoint or self.node) if by_name and self.policy else self.node
         return self.node.address if self.node else self.transport.address if self.transport else ""
 
     @property
-    def policy(self) -> Policy | None:
-        """What the node must prove: as given, or the key of a node that knows its own."""
-        if self.trust is not None or self.node is None or isinstance(self.node, str):
+    def folder(self) -> Path | None:
+        """Where this client remembers, None for nowhere."""
+        if self.state is not None or self.transport is not None:
+            return self.state
+        return default_folder()
+
+    def _settled(self) -> Policy | None:
+        """Return the policy as given, of a node that knows its own key, or of a trust file."""
+        if isinstance(self.trust, Policy):
             return self.trust
-        return Policy.pinned(self.node.key)
+        if self.node is not None and not isinstance(self.node, str):
+            return Policy.pinned(self.node.key)
+        return trusted(self.node, self.trust) if isinstance(self.node, str) else None
+
+
+def trusted(node: str, file: Path | None = None) -> Policy | None:
+    """Return what a trust file says of the deployment that has this name or endpoint; None where it says nothing.
+
+    file: None is the user's own, which need not exist. Raises ConfigurationError for a file that can't be read.
+    """
+    from .trust_file import default_trust_path, read_trust_file
+
+    path = file or default_trust_path()
+    if file is None and not path.exists():
+        return None
+    deployments = read_trust_file(path).deployments
+    by_endpoint = (policy for policy in deployments.values() if policy.endpoint == node)
+    return deployments.get(node) or next(by_endpoint, None)
 
 
 def as_timeout(value: Timeout | float | None) -> Timeout:

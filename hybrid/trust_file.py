@@ -9,6 +9,7 @@ from .trust.toml import TrustFile, parse_trust
 
 MAX_TRUST_BYTES = 1_048_576
 TRUST_FILE = "trust.toml"
+ROOT = 0
 
 
 def default_trust_path() -> Path:
@@ -19,7 +20,7 @@ def default_trust_path() -> Path:
 
 
 def read_trust_file(path: Path) -> TrustFile:
-    """Read and parse a trust file. Raises ConfigurationError, also when group or others may write it."""
+    """Read and parse a trust file. Raises ConfigurationError, also when anybody but its user may write it."""
     try:
         with path.open("rb") as file:
             _only_ours(path, os.fstat(file.fileno()))
@@ -40,4 +41,8 @@ def _only_ours(path: Path, status: os.stat_result) -> None:
     if stat.S_IMODE(status.st_mode) & (stat.S_IWGRP | stat.S_IWOTH):
         raise ConfigurationError(
             f"{path} can be written by others, so it says nothing about whom you trust", hint=f"chmod go-w {path}"
+        )
+    if hasattr(os, "geteuid") and status.st_uid not in (os.geteuid(), ROOT):
+        raise ConfigurationError(
+            f"{path} belongs to somebody else, so it says nothing about whom you trust", hint="use a copy of your own"
         )

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
 
 from hybrid.wire.codec import decode_request
+from hybrid.wire.constants import FRAMES_PER_MESSAGE
 from hybrid.wire.envelope import ReplySealer
 from hybrid.wire.errors import ReplyFull, SealedCode
 from hybrid.wire.evidence import ModelEntry
@@ -17,6 +18,7 @@ from . import events
 from .errors import NodeError, Sealed, sealed
 from .link import Kind
 from .outlet import Outlet
+from .pace import Pace
 from .slots import Slots
 
 PULSE_S = 5.0  # a client hears of a request that waits or prefills at least so often (node design 3.6)
@@ -24,11 +26,12 @@ PULSE_S = 5.0  # a client hears of a request that waits or prefills at least so 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Kitchen:
-    """What all answers of a worker share. wrong_receipt: a fault switch."""
+    """What all answers of a worker share. batch: frames of one message, at most.  wrong_receipt: a fault switch."""
 
     engine: Engine
     model: ModelEntry
     slots: Slots
+    batch: int = FRAMES_PER_MESSAGE
     wrong_receipt: bool = False
 
 
@@ -44,7 +47,8 @@ class Answer:
         self._output = 0
         self._report: UsageReport | None = None
         self._told: UsageReport | None = None
-        self._last_sent = 0.0
+        self._spoken = False
+        self._pace = Pace(self._pass_on, kitchen.batch)
 
     async def run(self, plain: bytes, identity: IdentityKey, deadline: float) -> SealedCode | None:
         """Answer. deadline: on the loop's clock. Returns what was told inside as an error, if anything was.
@@ -58,6 +62,8 @@ class Answer:
                 await self._generate(plain)
         except Exception as raised:  # noqa: BLE001 - the table in errors.py ends every one of them
             error = _told_inside(raised)
+        finally:
+            self._pace.close()  # what still waits goes with the next frames
         if error:
             told = SealedError(code=error.code, first=error.first, second=error.second)
             self._outlet.put(Kind.FRAMES, self._sealer.error(told))
@@ -88,17 +94,24 @@ class Answer:
         chunks = self._kitchen.engine.generate(request, partition=self._partition)
         async with _closing(chunks):
             async for chunk in chunks:
-                self._progress = chunk.progress or self._progress
                 self._output += chunk.tokens
                 if chunk.finish_reason is not None:
                     self._report = _report_of(chunk, chunk.finish_reason)
+                if chunk.progress:
+                    self._progress = chunk.progress
                 if chunk.text or chunk.progress:
-                    await self._send(Chunk(text=chunk.text, tokens=chunk.tokens, progress=chunk.progress))
+                    if self._outlet.full:
+                        await self._outlet.room()
+                    self._send(chunk)
 
-    async def _send(self, chunk: Chunk) -> None:
-        await self._outlet.room()
-        self._outlet.put(Kind.FRAMES, self._sealer.data(chunk))
-        self._last_sent = asyncio.get_running_loop().time()
+    def _send(self, chunk: Chunk) -> None:
+        """Seal text, count and progress of a chunk, now or with its followers; the first words never wait."""
+        self._sealer.add(chunk)
+        first, self._spoken = not self._spoken and bool(chunk.text), self._spoken or bool(chunk.text)
+        self._pace.added(urgent=first)
+
+    def _pass_on(self) -> None:
+        self._outlet.put(Kind.FRAMES, self._sealer.take())
 
     def _cut_report(self) -> UsageReport:
         usage = Usage(input=self._progress[1], output=self._output)
@@ -115,12 +128,13 @@ class Answer:
 
     async def _beat(self) -> None:
         loop = asyncio.get_running_loop()
-        self._last_sent = loop.time()
+        begun = loop.time()
         with contextlib.suppress(NodeError, ReplyFull):  # the stream itself meets both and answers for them
             while True:
-                await asyncio.sleep(self._last_sent + PULSE_S - loop.time())
-                if loop.time() - self._last_sent >= PULSE_S:
-                    await self._send(Chunk(progress=self._progress))
+                await asyncio.sleep(max(begun, self._pace.last_s) + PULSE_S - loop.time())
+                if loop.time() - max(begun, self._pace.last_s) >= PULSE_S:
+                    await self._outlet.room()
+                    self._send(Chunk(progress=self._progress))
 
     # --- finish ------------------------------------------------------------------------------------
 

@@ -4,7 +4,12 @@ import sys
 
 import click
 
-from .config import FAKE_MODEL, FAULTS, RUNNING, Settings
+from .cli_access import access as access_
+from .cli_attest import attest
+from .cli_keys import keys
+from .cli_log import log as log_
+from .cli_route import route
+from .config import ACCESS, ATTESTERS, FAKE_MODEL, FAULTS, RUNNING, Settings
 from .errors import StartFailure
 
 
@@ -12,6 +17,10 @@ from .errors import StartFailure
 @click.version_option(package_name="hybrid-pcc", prog_name="pcc-server")
 def main() -> None:
     """Run a private, stateless node: it opens a sealed request, answers it, keeps nothing."""
+
+
+for _command in (route, access_, keys, attest, log_):
+    main.add_command(_command)
 
 
 @main.command()
@@ -27,7 +36,18 @@ def main() -> None:
 @click.option("--max-queue", type=int, default=32, show_default=True, metavar="N", help="Requests that may wait.")
 @click.option("--max-new", type=int, default=2048, show_default=True, metavar="N", help="Most tokens of one answer.")
 @click.option("--epoch-s", type=int, default=300, show_default=True, metavar="S", help="Life of an epoch, seconds.")
+@click.option("--batch", type=int, default=16, show_default=True, metavar="N", help="Frames of one message, at most.")
 @click.option("--drain-timeout", type=float, default=120.0, show_default=True, metavar="S", help="After SIGTERM.")
+@click.option("--tls-client-ca", default="", metavar="FILE", help="Only callers with its certificates may connect.")
+@click.option("--access", type=click.Choice(ACCESS), default="open", show_default=True, help="Who is let in.")
+@click.option("--access-keys", default="", metavar="FILE", help="Keys that are let in: pcc-server access add FILE.")
+@click.option("--log", default="", metavar="DIR", help="Name and serve this transparency log; it is only read.")
+@click.option("--release", default="", metavar="FILE", help="The log's signed RELEASE entry of this software.")
+@click.option("--attester", type=click.Choice(ATTESTERS), default="software", show_default=True, help="Evidence.")
+@click.option("--tpm", default="/dev/tpmrm0", show_default=True, metavar="DEVICE", help="A path, or swtpm:PORT.")
+@click.option("--event-log", default="", metavar="FILE", help="The firmware's event log, shown to whoever asks.")
+@click.option("--admin", default="", metavar="HOST:PORT", help="Keys and evidence over HTTP, for the operator.")
+@click.option("--admin-token", default="", metavar="FILE", help="Whoever sends its content may use the admin port.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON line per life event; ends when its reader does.")
 @click.option("--fake-delay-ms", type=float, default=0.0, metavar="MS", help="Fake engine: pause before each token.")
 @click.option("--fault", default="", metavar="NAME", help=f"Tests only (fake engine, loopback): {', '.join(FAULTS)}.")
@@ -44,7 +64,18 @@ def serve(  # noqa: PLR0917 - click hands over by name
     max_queue: int,
     max_new: int,
     epoch_s: int,
+    batch: int,
     drain_timeout: float,
+    tls_client_ca: str,
+    access: str,
+    access_keys: str,
+    log: str,
+    release: str,
+    attester: str,
+    tpm: str,
+    event_log: str,
+    admin: str,
+    admin_token: str,
     as_json: bool,
     fake_delay_ms: float,
     fault: str,
@@ -71,7 +102,18 @@ def serve(  # noqa: PLR0917 - click hands over by name
             max_running=RUNNING[engine] if max_running is None else max_running,
             max_queue=max_queue,
             max_new=max_new,
+            batch=batch,
             drain_timeout_s=drain_timeout,
+            tls_client_ca=tls_client_ca,
+            access=access,
+            access_keys=access_keys,
+            log=log,
+            release=release,
+            attester=attester,
+            tpm=tpm,
+            event_log=event_log,
+            admin=admin,
+            admin_token=admin_token,
             fake_delay_ms=fake_delay_ms,
             fault=fault,
         )

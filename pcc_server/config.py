@@ -7,7 +7,9 @@ import hashlib
 import ipaddress
 import sys
 from dataclasses import asdict, dataclass, fields
-from typing import Any, Self
+from typing import Any, Protocol, Self
+
+from hybrid.wire.constants import FRAMES_PER_MESSAGE
 
 from .errors import CONFIG_EXIT, StartFailure
 
@@ -24,12 +26,51 @@ FAULTS = (
     "unavailable",
     "die_midstream",
     "wrong_receipt",
+    "die_before_head",
 )
 ENGINES = ("mlx", "fake")
+ACCESS = ("open", "keys", "router")
+ATTESTERS = ("software", "tpm2", "sev-snp")
 MAX_NEW_LIMIT = 16_384  # one token is one frame at least, and a reply has 65,536 of them
 RUNNING = {"mlx": 4, "fake": 256}  # rows of one batch on a CPU; the fake engine only has to keep a loop busy
 FAKE_MODEL = "fake"
 EPOCH_RANGE_S = (1, 900)  # clients accept 180 to 900; shorter is for tests, with the fake engine
+
+
+class Door(Protocol):
+    """What a port is opened with."""
+
+    @property
+    def listen(self) -> str:
+        """HOST:PORT."""
+
+    @property
+    def tls_cert(self) -> str:
+        """Certificate chain, PEM; empty: no TLS."""
+
+    @property
+    def tls_key(self) -> str:
+        """Its private key, PEM."""
+
+    @property
+    def tls_client_ca(self) -> str:
+        """Who may connect: certificates of this authority alone, PEM; empty: anybody."""
+
+    @property
+    def streams(self) -> int:
+        """How many requests may be inside at once."""
+
+
+class Guarded(Protocol):
+    """What says who is let in."""
+
+    @property
+    def access(self) -> str:
+        """One of ACCESS."""
+
+    @property
+    def access_keys(self) -> str:
+        """The file of keys; empty: none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,12 +84,23 @@ class Settings:
     store: str = ""  # folder of the model store
     tls_cert: str = ""
     tls_key: str = ""
+    tls_client_ca: str = ""
     allow_software: bool = False
     epoch_s: int = 300
     max_running: int = 4
     max_queue: int = 32
     max_new: int = 2048
     drain_timeout_s: float = 120.0
+    batch: int = FRAMES_PER_MESSAGE  # frames of one message, at most, while an answer pours
+    access: str = "open"
+    access_keys: str = ""  # file: one key per line, by its hash
+    log: str = ""  # folder of the transparency log, read only
+    release: str = ""  # file: a signed RELEASE entry
+    attester: str = "software"
+    tpm: str = "/dev/tpmrm0"  # or swtpm:PORT
+    event_log: str = ""  # file: the firmware's event log
+    admin: str = ""  # HOST:PORT of the admin port; empty: none
+    admin_token: str = ""  # file: who sends its content may use the admin port
     fake_delay_ms: float = 0.0
     fault: str = ""
 
@@ -58,20 +110,48 @@ class Settings:
         if not is_loopback(host):
             self._check_exposed()
         self._check_ranges()
-        if self.engine not in ENGINES:
-            raise _bad(f"--engine is one of {', '.join(ENGINES)}, not {self.engine!r}")
-        if bool(self.tls_cert) != bool(self.tls_key):
-            raise _bad("--tls-cert and --tls-key go together")
+        one_of("--engine", self.engine, ENGINES)
+        one_of("--attester", self.attester, ATTESTERS)
+        one_of("--access", self.access, ACCESS)
+        check_tls(self)
+        check_access(self)
+        self._check_router(loopback=is_loopback(host))
+        self._check_trust()
+        self._check_admin()
         self._check_test_switches(loopback=is_loopback(host))
 
     def _check_exposed(self) -> None:
-        if not self.allow_software:
-            raise _bad(
+        if self.attester == "software" and not self.allow_software:
+            raise bad(
                 f"{self.listen} is not loopback and this node is tier 0, whose operator can read every prompt; "
                 "add --allow-software if clients know that"
             )
-        if not (self.tls_cert and self.tls_key):
-            raise _bad(f"{self.listen} is not loopback: --tls-cert and --tls-key are required there")
+        need_tls(self)
+
+    def _check_router(self, *, loopback: bool) -> None:
+        if self.access == "router" and not loopback and not self.tls_client_ca:
+            raise bad(
+                "--access router lets in whoever connects: off loopback add --tls-client-ca FILE, "
+                "so that only your router can"
+            )
+
+    def _check_trust(self) -> None:
+        if self.release and not self.log:
+            raise bad("--release names an entry of a log: add --log DIR")
+        if self.attester != "software" and not self.release:
+            raise bad(f"--attester {self.attester} proves which release runs: add --release FILE and --log DIR")
+
+    def _check_admin(self) -> None:
+        if self.admin_token and not self.admin:
+            raise bad("--admin-token needs --admin HOST:PORT")
+        if (
+            self.admin
+            and not is_loopback(split_address(self.admin, "--admin")[0])
+            and not (self.admin_token and self.tls_cert)
+        ):
+            raise bad(
+                f"--admin {self.admin} is not loopback: --admin-token, --tls-cert and --tls-key are required there"
+            )
 
     def _check_ranges(self) -> None:
         checks = {
@@ -79,24 +159,24 @@ class Settings:
             "--max-running": (self.max_running, 1, 4096),
             "--max-queue": (self.max_queue, 0, 65_536),
             "--max-new": (self.max_new, 1, MAX_NEW_LIMIT),
+            "--batch": (self.batch, 1, FRAMES_PER_MESSAGE),
             "--drain-timeout": (self.drain_timeout_s, 0, 3600),
             "--fake-delay-ms": (self.fake_delay_ms, 0, 60_000),
         }
         for name, (value, low, high) in checks.items():
-            if not low <= value <= high:
-                raise _bad(f"{name} must lie between {low} and {high}, got {value}")
+            check_range(name, value, low, high)
 
     def _check_test_switches(self, *, loopback: bool) -> None:
         if self.fault and self.fault not in FAULTS:
-            raise _bad(f"unknown fault {self.fault!r}; there are {', '.join(FAULTS)}")
+            raise bad(f"unknown fault {self.fault!r}; there are {', '.join(FAULTS)}")
         if self.fault and not (self.engine == "fake" and loopback):
-            raise _bad("--fault is for tests: it needs --engine fake and a loopback address")
+            raise bad("--fault is for tests: it needs --engine fake and a loopback address")
         if self.engine == "fake" and self.model not in ("", FAKE_MODEL):
-            raise _bad("--model needs --engine mlx; the fake engine runs no model")
+            raise bad("--model needs --engine mlx; the fake engine runs no model")
         if self.fake_delay_ms and self.engine != "fake":
-            raise _bad("--fake-delay-ms needs --engine fake")
+            raise bad("--fake-delay-ms needs --engine fake")
         if self.epoch_s < 180 and self.engine != "fake":  # noqa: PLR2004 - SPEC 9
-            raise _bad("epochs under 180 s are for tests: they need --engine fake")
+            raise bad("epochs under 180 s are for tests: they need --engine fake")
 
     @property
     def streams(self) -> int:
@@ -113,15 +193,48 @@ class Settings:
         return cls(**{field.name: values[field.name] for field in fields(cls)})
 
 
-def _bad(message: str) -> StartFailure:
+def bad(message: str) -> StartFailure:
+    """Return what ends the start over a bad option: one sentence that says what to do."""
     return StartFailure(message, CONFIG_EXIT)
 
 
-def split_address(listen: str) -> tuple[str, int]:
+def one_of(option: str, value: str, allowed: tuple[str, ...]) -> None:
+    """Refuse a value that an option does not have. Raises StartFailure with exit code 2."""
+    if value not in allowed:
+        raise bad(f"{option} is one of {', '.join(allowed)}, not {value!r}")
+
+
+def check_range(option: str, value: float, low: float, high: float) -> None:
+    """Refuse a number outside an option's range. Raises StartFailure with exit code 2."""
+    if not low <= value <= high:
+        raise bad(f"{option} must lie between {low} and {high}, got {value}")
+
+
+def check_tls(door: Door) -> None:
+    """Refuse half of a TLS setting. Raises StartFailure with exit code 2."""
+    if bool(door.tls_cert) != bool(door.tls_key):
+        raise bad("--tls-cert and --tls-key go together")
+    if door.tls_client_ca and not door.tls_cert:
+        raise bad("--tls-client-ca needs --tls-cert and --tls-key")
+
+
+def need_tls(door: Door) -> None:
+    """Refuse a port that others reach without TLS. Raises StartFailure with exit code 2."""
+    if not (door.tls_cert and door.tls_key):
+        raise bad(f"{door.listen} is not loopback: --tls-cert and --tls-key are required there")
+
+
+def check_access(settings: Guarded) -> None:
+    """Refuse half of an access setting. Raises StartFailure with exit code 2."""
+    if (settings.access == "keys") != bool(settings.access_keys):
+        raise bad("--access keys and --access-keys FILE go together; pcc-server access add FILE makes the file")
+
+
+def split_address(listen: str, option: str = "--listen") -> tuple[str, int]:
     """Split HOST:PORT; an IPv6 host stands in brackets. Raises StartFailure with exit code 2."""
     host, _, port = listen.rpartition(":")
     if not host or not port.isascii() or not port.isdigit() or int(port) > 65_535:  # noqa: PLR2004 - a port
-        raise _bad(f"--listen takes HOST:PORT, not {listen!r}")
+        raise bad(f"{option} takes HOST:PORT, not {listen!r}")
     return host.removeprefix("[").removesuffix("]"), int(port)
 
 
@@ -148,7 +261,9 @@ def environment(program: str) -> dict[str, str]:
 def profile(settings: Settings) -> dict[str, Any]:
     """Return the effective security configuration: what the node may do, log, cache or keep."""
     return {
+        "access": settings.access,
         "allocator": "default",
+        "attester": settings.attester,
         "engine": settings.engine,
         "environment": {program: environment(program) for program in ("gateway", "worker")},
         "epoch_s": settings.epoch_s,

@@ -36,6 +36,14 @@ class Event(StrEnum):
     DRAINING = "draining"
     CHILD_ENDED = "child_ended"
     STRAY_OUTPUT = "stray_output"
+    NODE_LISTED = "node_listed"
+    NODE_LEFT_OUT = "node_left_out"
+    HANDED_OVER = "handed_over"
+    DIRECTORY = "directory"
+    LOG_FAILED = "log_failed"
+    WITNESS_SILENT = "witness_silent"
+    ACCESS_FILE = "access_file"
+    KEYS_CHANGED = "keys_changed"
 
 
 class Phase(StrEnum):

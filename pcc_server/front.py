@@ -1,5 +1,6 @@
 """What the gateway decides without a key: steps 1 and 2 of SPEC 7, token, load. It repeats them; the worker rules."""
 
+import hmac
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -27,25 +28,48 @@ class Admitted:
         return OpenStream(left_ms, self.index, request.header, request.body, self.key_package)
 
 
-def admit(request: InvokeRequest, publication: Publication, *, now: Callable[[], float] = time.time) -> Admitted:
-    """Check a request as far as that takes no private key.
+def admit(
+    request: InvokeRequest, publication: Publication, *, access: str = "open", now: Callable[[], float] = time.time
+) -> Admitted:
+    """Check a request as far as that takes no private key. access: of the node's settings; its keys are judged apart.
 
     Raises Malformed, TokenRefused, StaleKey.
     """
-    header = Header.decode(request.header)
-    routed = len(request.key_packages) == 1 and len(header.candidates) > 1
-    if not routed and (len(request.key_packages) != len(header.candidates) or request.index):
-        raise Malformed("a client sends one key package per candidate and no index")
-    if not routed and token_digest(header.rid, request.token) != header.token_digest:
-        raise TokenRefused
-    index = request.index if routed else _own_index(header, publication)
-    key_package = request.key_packages[0 if routed else index]
+    if _is_routed(request, access):
+        header, index = Header.decode(request.header), request.index
+    else:
+        header = client_header(request)
+        index = _own_index(header, publication)
+    key_package = request.key_packages[0 if len(request.key_packages) == 1 else index]
     opener = RequestOpener(header=request.header, body=request.body, key_package=key_package, index=index)
     if header.model_id != publication.model_id:
         raise Malformed("the model is not served here")
     if not any(row.opens <= now() <= row.closes and row.names(opener.entry) for row in publication.accepted):
         raise StaleKey
     return Admitted(index=index, deadline_ms=header.deadline_ms, key_package=key_package)
+
+
+def client_header(request: InvokeRequest) -> Header:
+    """Check what comes from a client itself: one key package per candidate, and the token the header was sealed with.
+
+    Raises Malformed, TokenRefused.
+    """
+    header = Header.decode(request.header)
+    if len(request.key_packages) != len(header.candidates) or request.index:
+        raise Malformed("a client sends one key package per candidate and no index")
+    if not hmac.compare_digest(token_digest(header.rid, request.token), header.token_digest):
+        raise TokenRefused
+    return header
+
+
+def _is_routed(request: InvokeRequest, access: str) -> bool:
+    """Tell whether a router sent this: one key package, no token. Raises TokenRefused where the other is expected."""
+    one_of_many = len(request.key_packages) == 1 and len(Header.decode(request.header).candidates) > 1
+    if access == "keys" and one_of_many:
+        raise TokenRefused
+    if access == "router" and len(request.key_packages) > 1:
+        raise TokenRefused
+    return one_of_many or access == "router"
 
 
 def _own_index(header: Header, publication: Publication) -> int:

@@ -27,11 +27,13 @@ def boot_clock() -> float:
 class LiveKey:
     """One epoch key, what was claimed under it, and the bundles it was published in.
 
-    destroy_at: on the boot clock.  bundles: bundle id -> the identity that signed it.
+    destroy_at: on the boot clock.  replaced: a newer key of its epoch is published in its place.
+    bundles: bundle id -> the identity that signed it.
     """
 
     key: EpochKey
     destroy_at: float
+    replaced: bool = False
     seen: ReplaySet = field(default_factory=ReplaySet)
     bundles: dict[bytes, IdentityKey] = field(default_factory=dict)
 
@@ -72,12 +74,26 @@ class KeyRing:
         """Destroy what has ended, make what is missing for this epoch and the next; tell whether anything changed."""
         before = set(self._live)
         self._live = {key_id: live for key_id, live in self._live.items() if not self._ended(live)}
-        alive = {live.epoch for live in self._live.values()}
+        alive = {live.epoch for live in self._live.values() if not live.replaced}
         for epoch in {self.epoch, self.epoch + 1} - alive:
             key = EpochKey.generate(epoch, self._epoch_s)
             left_s = window(epoch, self._epoch_s)[1] - self._now()
             self._live[key.config.key_id] = LiveKey(key=key, destroy_at=self._boot() + left_s)
         return set(self._live) != before
+
+    def rotate(self) -> None:
+        """Make new keys of this epoch and the next; the old ones go on until their windows end."""
+        self.advance()
+        for live in self._live.values():
+            live.replaced = True
+        self.advance()
+
+    def revoke(self, ek_id: bytes) -> None:
+        """Destroy a key at once and make another in its place. Raises StaleKey when there is no such key."""
+        if ek_id not in self._live:
+            raise StaleKey
+        del self._live[ek_id]
+        self.advance()
 
     def _ended(self, live: LiveKey) -> bool:
         return self._boot() >= live.destroy_at or self._now() > live.window[1]
@@ -89,7 +105,8 @@ class KeyRing:
     def current(self) -> tuple[LiveKey, ...]:
         """Return the keys of this epoch and the next: what the directory of this epoch lists."""
         wanted = (self.epoch, self.epoch + 1)
-        return tuple(sorted((k for k in self._live.values() if k.epoch in wanted), key=lambda live: live.epoch))
+        found = (live for live in self._live.values() if live.epoch in wanted and not live.replaced)
+        return tuple(sorted(found, key=lambda live: live.epoch))
 
     def accepted(self) -> tuple[LiveKey, ...]:
         """Return every key that still opens requests, the oldest first."""

@@ -16,6 +16,7 @@ from hybrid.wire.errors import ErrorCode, Malformed
 
 MAX_FRAME_BYTES = MAX_DIRECTORY_BYTES + 65_536  # a publication is the largest thing that crosses
 WINDOW_BYTES = 256 * 1024  # sealed bytes of one stream that may wait in the gateway (node design 3.6)
+ACK_BYTES = WINDOW_BYTES // 4  # the gateway tells of so many at a time
 READER_PATIENCE_S = 30.0  # a reader that takes nothing for so long has gone to sleep
 LINK_STREAM = 0
 _HEAD = struct.Struct(">IBI")
@@ -35,9 +36,20 @@ class Kind(IntEnum):
     REFUSE = 8  # the stream is over: u8 code, u32 retry_ms
     PUBLISH = 9  # stream 0: a Publication record
     BEAT = 10  # stream 0: the worker's I/O thread is alive
+    CALL = 11  # from the gateway: u8 operation, then what it needs; answered by RESULT or REFUSE under its number
+    RESULT = 12
+    CHECKPOINT = 13  # stream 0, from the gateway: the log's newest signed checkpoint
 
 
-_KINDS = frozenset(int(kind) for kind in Kind)
+class Operation(IntEnum):
+    """What a CALL asks of the worker."""
+
+    ATTEST = 1  # nonces, 32 bytes each; answered with an AttestReply
+    ROTATE = 2  # answered when the new keys are published
+    REVOKE = 3  # a key's 16 bytes; the same
+
+
+_KINDS = {int(kind): kind for kind in Kind}
 CODE_NUMBERS = {code: number for number, code in enumerate(ErrorCode, start=1)}
 _CODES = {number: code for code, number in CODE_NUMBERS.items()}
 
@@ -100,7 +112,7 @@ class Link(asyncio.Protocol):
     def __init__(self, on_frame: Callable[[Frame], None], on_end: Callable[[], None]) -> None:
         self._on_frame = on_frame
         self._on_end = on_end
-        self._buffer = bytearray()
+        self._rest = b""
         self._out: list[bytes] = []
         self._transport: asyncio.Transport | None = None
         self._loop = asyncio.get_running_loop()
@@ -141,28 +153,24 @@ class Link(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Hand out every whole frame (asyncio.Protocol)."""
-        self._buffer += data
+        whole = self._rest + data if self._rest else data
         try:
-            used = self._hand_out()
+            self._rest = whole[self._hand_out(whole) :]
         except Malformed:
             self.close()
-            return
-        del self._buffer[:used]
 
-    def _hand_out(self) -> int:
-        view, at = memoryview(self._buffer), 0
-        try:
-            while len(view) - at >= _HEAD.size:
-                length, kind, stream = _HEAD.unpack_from(view, at)
-                if not _AFTER_LENGTH <= length <= MAX_FRAME_BYTES or kind not in _KINDS:
-                    raise Malformed("the link broke its format")
-                end = at + 4 + length
-                if end > len(view):
-                    break
-                self._on_frame(Frame(Kind(kind), stream, bytes(view[at + _HEAD.size : end])))
-                at = end
-        finally:
-            view.release()
+    def _hand_out(self, data: bytes) -> int:
+        """Return how many bytes were whole frames. Raises Malformed."""
+        at, size = 0, len(data)
+        while size - at >= _HEAD.size:
+            length, kind, stream = _HEAD.unpack_from(data, at)
+            if not _AFTER_LENGTH <= length <= MAX_FRAME_BYTES or kind not in _KINDS:
+                raise Malformed("the link broke its format")
+            end = at + 4 + length
+            if end > size:
+                break
+            self._on_frame(Frame(_KINDS[kind], stream, data[at + _HEAD.size : end]))
+            at = end
         return at
 
     def connection_lost(self, _exc: Exception | None) -> None:

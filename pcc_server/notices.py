@@ -9,8 +9,13 @@ from collections.abc import Iterable
 from typing import Any, TextIO
 
 from .config import Settings
+from .route_config import RouteSettings
 
-TIER_WORDS = "tier 0 software, NOT private from the operator"
+TIER_WORDS = (
+    "tier 0 software, NOT private from the operator",
+    "tier 1 tpm2, shows what was booted; NOT private from the operator",
+    "tier 2 sev-snp, private from the operator where the evidence verifies",
+)
 
 
 class Notices:
@@ -33,11 +38,20 @@ class Notices:
 
     def ready(self, settings: Settings, facts: dict[str, Any]) -> None:
         """Say where the node listens, what it is, and what a client types."""
-        shown = {key: facts[key] for key in ("listen", "node_key", "tier", "engine", "model")}
+        shown: dict[str, Any] = {
+            key: facts[key] for key in ("listen", "node_key", "tier", "engine", "model", "admin") if key in facts
+        }
         if self._json:
             self._line(event="ready", **shown)
         else:
             self._tell(self._out, _card(settings, shown))
+
+    def routing(self, settings: RouteSettings, listen: str, node_key: str) -> None:
+        """Say where the router listens and what a client types."""
+        if self._json:
+            self._line(event="ready", listen=listen, node_key=node_key, nodes=len(settings.nodes))
+        else:
+            self._tell(self._out, _route_card(settings, listen, node_key))
 
     def draining(self) -> None:
         """Say that no new request is taken."""
@@ -101,8 +115,19 @@ def _card(settings: Settings, shown: dict[str, Any]) -> str:
         f"node ready on {shown['listen']}\n"
         f"  engine  {engine}\n"
         f"  model   {shown['model']}\n"
-        f"  trust   {TIER_WORDS}\n"
+        f"  trust   {TIER_WORDS[shown['tier']]}\n"
         f"  keeps   nothing: no file is written, no content is logged{fault}\n"
         f"In another terminal:\n"
         f"  hybrid chat --node {shown['listen']} --node-key {shown['node_key']}"
+    )
+
+
+def _route_card(settings: RouteSettings, listen: str, node_key: str) -> str:
+    return (
+        f"router ready on {listen}\n"
+        f"  nodes   {', '.join(node.address for node in settings.nodes)}\n"
+        f"  access  {settings.access}\n"
+        f"  keeps   nothing: no file but the log is written, no content is seen or logged\n"
+        f"In another terminal:\n"
+        f"  hybrid chat --node {listen} --node-key {node_key}"
     )

@@ -43,11 +43,23 @@ class Outlet:
 
     def put(self, kind: Kind, data: bytes) -> None:
         """Send without waiting: head, the last frames, the final one."""
-        for what, piece in self._tamper(kind, data) if self._tamper else ((kind, data),):
-            self._link.send(what, self._stream, piece)
-            self._waiting_bytes += len(piece) if what is Kind.FRAMES else 0
+        if self._tamper is None:
+            self._send(kind, data)
+        else:
+            for what, piece in self._tamper(kind, data):
+                self._send(what, piece)
         if self._waiting_bytes >= WINDOW_BYTES:
             self._room.clear()
+
+    def _send(self, kind: Kind, data: bytes) -> None:
+        self._link.send(kind, self._stream, data)
+        if kind is Kind.FRAMES:
+            self._waiting_bytes += len(data)
+
+    @property
+    def full(self) -> bool:
+        """Whether ``room`` would wait."""
+        return self._waiting_bytes >= WINDOW_BYTES
 
     async def room(self) -> None:
         """Wait until the buffer has room. Raises Limit when the reader takes nothing for half a minute."""

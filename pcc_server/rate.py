@@ -1,8 +1,9 @@
 """A bounded rate per address: a token bucket each, and only so many of them."""
 
 import time
-from collections import OrderedDict
-from collections.abc import Callable
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from .errors import Limit
 
@@ -27,3 +28,24 @@ class Rate:
             self._buckets.popitem(last=False)
         if left < 1:
             raise Limit(retry_ms=int((1 - left) * 60_000 / self._per_minute) + 1)
+
+
+class AtOnce:
+    """At most so many calls of one address run at the same time."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._running: Counter[str] = Counter()
+
+    @contextmanager
+    def enter(self, address: str) -> Iterator[None]:
+        """Count one call while it runs. Raises Limit."""
+        if self._running[address] >= self._most:
+            raise Limit
+        self._running[address] += 1
+        try:
+            yield
+        finally:
+            self._running[address] -= 1
+            if not self._running[address]:
+                del self._running[address]

@@ -5,12 +5,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from hybrid.wire.codec import split_parts
+from hybrid.wire.encoding import u8
 from hybrid.wire.errors import ErrorCode
 
 from . import events
-from .errors import Busy, Refusal
+from .errors import Busy, Refusal, Refused
 from .events import Event
-from .link import LINK_STREAM, Frame, Kind, Link
+from .link import LINK_STREAM, Frame, Kind, Link, Operation, decode_refusal
 from .publication import Publication
 from .streams import Stream
 
@@ -18,6 +19,7 @@ PENDING_BYTES = 64 * 1024 * 1024  # ciphertext of requests that the worker has n
 GRACE_MS = 2_000  # beyond a request's deadline: the worker answers for it first
 SILENT_S = 8.0  # without a beat of the worker: not ready
 WATCH_S = 1.0
+CALL_S = 160.0  # for the worker to answer a call: a slow TPM takes long to give up
 
 
 class Upstream:
@@ -32,6 +34,7 @@ class Upstream:
         self._loop = asyncio.get_running_loop()
         self._link: Link | None = None
         self._streams: dict[int, Stream] = {}
+        self._calls: dict[int, asyncio.Future[bytes]] = {}
         self._numbers = 0
         self._last_beat = 0.0
         self.publication: Publication | None = None
@@ -48,8 +51,11 @@ class Upstream:
         self._watching = self._loop.create_task(self._watch_beat())
 
     def _on_frame(self, frame: Frame) -> None:
-        if frame.stream in self._streams:
-            self._streams[frame.stream].put(frame)
+        stream = self._streams.get(frame.stream)
+        if stream is not None:
+            stream.put(frame)
+        elif frame.stream in self._calls:
+            _answer(self._calls[frame.stream], frame)
         elif frame.kind is Kind.PUBLISH:
             self.publication = Publication.decode(frame.payload)
             self.parts = split_parts(self.publication.reply)
@@ -88,7 +94,26 @@ class Upstream:
             events.emit(Event.LINK_LOST, streams=len(self._streams))
         self.publication = None
         self.refuse_all()
+        for answer in self._calls.values():
+            if not answer.done():
+                answer.set_exception(Busy())
         self._changed()
+
+    async def call(self, operation: Operation, payload: bytes = b"") -> bytes:
+        """Ask the worker for something outside any request. Raises Refused, Busy."""
+        if self.publication is None:
+            raise Busy
+        number = self._next_number()
+        answer: asyncio.Future[bytes] = self._loop.create_future()
+        self._calls[number] = answer
+        try:
+            async with asyncio.timeout(CALL_S):
+                self.send(Kind.CALL, number, u8(operation) + payload)
+                return await answer
+        except TimeoutError:
+            raise Busy from None
+        finally:
+            del self._calls[number]
 
     # --- streams -----------------------------------------------------------------------------------
 
@@ -117,10 +142,14 @@ class Upstream:
         pending = sum(stream.pending_bytes for stream in self._streams.values())
         if len(self._streams) >= self._most or pending + size_bytes > PENDING_BYTES:
             raise Busy
-        self._numbers = self._numbers % 0xFFFF_FFFF + 1
-        stream = self._streams[self._numbers] = Stream(size_bytes)
+        number = self._next_number()
+        stream = self._streams[number] = Stream(size_bytes)
         self.idle.clear()
-        return self._numbers, stream
+        return number, stream
+
+    def _next_number(self) -> int:
+        self._numbers = self._numbers % 0xFFFF_FFFF + 1
+        return self._numbers
 
     def _close(self, number: int, stream: Stream) -> None:
         del self._streams[number]
@@ -129,3 +158,12 @@ class Upstream:
             events.emit(Event.CANCELLED, streams=len(self._streams))
         if not self._streams:
             self.idle.set()
+
+
+def _answer(waiting: asyncio.Future[bytes], frame: Frame) -> None:
+    if waiting.done():
+        return
+    if frame.kind is Kind.RESULT:
+        waiting.set_result(frame.payload)
+    elif frame.kind is Kind.REFUSE:
+        waiting.set_exception(Refused(*decode_refusal(frame.payload)))

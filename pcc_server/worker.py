@@ -5,27 +5,31 @@ It has no listening socket and opens no file after it is ready. Run by the launc
 
 import asyncio
 import os
+import signal
 import sys
 from collections.abc import Coroutine
 from contextlib import ExitStack
 from typing import Any, NamedTuple
 
+from hybrid.wire.attest import NONCE_BYTES
 from hybrid.wire.encoding import deployment_name
 from hybrid.wire.envelope import ReplySealer, RequestOpener
 from hybrid.wire.errors import ErrorCode, Malformed
-from hybrid.wire.evidence import ModelEntry
+from hybrid.wire.evidence import SOFTWARE, ModelEntry
 from hybrid.wire.keys import IdentityKey
 
 from . import child, control, errors, events
 from .answer import Answer, Kitchen
+from .attest.remote import Remote
 from .config import Settings, config_digest
 from .engines import Loaded, open_engine
-from .entry import Entry, Served
-from .errors import CONFIG_EXIT, DeadlinePassed, Refused, StartFailure
+from .entry import Collect, Entry, Served, collect_software
+from .errors import CONFIG_EXIT, DeadlinePassed, Refusal, Refused, StartFailure
 from .events import Event, Phase
 from .keys import KeyRing
-from .link import LINK_STREAM, Frame, Kind, Link, OpenStream
+from .link import LINK_STREAM, Frame, Kind, Link, OpenStream, Operation, encode_refusal
 from .outlet import IN_REPLY, REFUSALS, Cut, Outlet, Tamper
+from .release import release_leaf
 from .slots import Slots
 
 BEAT_S = 2.0
@@ -47,7 +51,8 @@ class Opened(NamedTuple):
 class Worker:
     """Answers what comes over one link."""
 
-    def __init__(self, settings: Settings, loaded: Loaded) -> None:
+    def __init__(self, settings: Settings, loaded: Loaded, collect: Collect = collect_software) -> None:
+        """collect: where evidence comes from. Raises StartFailure for a release of no use."""
         self._settings = settings
         self._loop = asyncio.get_running_loop()
         model = ModelEntry(
@@ -58,20 +63,28 @@ class Worker:
         )
         slots = Slots(running=settings.max_running, queued=settings.max_queue)
         wrong = settings.fault == "wrong_receipt"
-        self._kitchen = Kitchen(engine=loaded.engine, model=model, slots=slots, wrong_receipt=wrong)
+        self._kitchen = Kitchen(
+            engine=loaded.engine, model=model, slots=slots, batch=settings.batch, wrong_receipt=wrong
+        )
         self._ring = KeyRing(settings.epoch_s)
-        self.entry = Entry(_served(settings, model, loaded), self._ring)
+        self.entry = Entry(_served(settings, model, loaded), self._ring, collect=collect)
         self._link: Link | None = None
+        self._publishing = asyncio.Lock()
+        self._checkpoint_came = asyncio.Event()
+        self._calls: set[asyncio.Task[None]] = set()
         self._running: dict[int, tuple[asyncio.Task[None], Outlet]] = {}
 
     async def connect(self, link_fd: int) -> None:
-        """Take over the link and publish."""
+        """Take over the link and publish. Where there is a log, the gateway first hands over its checkpoint."""
         self._link = await Link.connect(link_fd, self._on_frame, self._on_end)
-        self._publish()
+        if self._settings.log:
+            await self._checkpoint_came.wait()
+        async with self._publishing:
+            await self._publish()
 
-    def _publish(self) -> None:
+    async def _publish(self) -> None:
         assert self._link is not None  # noqa: S101 - set before anything calls this
-        publication = self.entry.publish(self._settings.epoch_s)
+        publication = await self.entry.publish(self._settings.epoch_s)
         self._link.send(Kind.PUBLISH, LINK_STREAM, publication.encode())
         events.emit(Event.PUBLISHED, epoch=self._ring.epoch, triples=len(publication.accepted))
 
@@ -79,8 +92,17 @@ class Worker:
         """Keep keys and publication current, for ever."""
         while True:
             await asyncio.sleep(min(1.0, self._ring.seconds_to_next() + 0.001))
-            if self._ring.advance():
-                self._publish()
+            self._ring.advance()
+            if not self.entry.is_current:
+                await self._renew_publication()
+
+    async def _renew_publication(self) -> None:
+        """Publish. Evidence that cannot be collected now is tried again: what was published holds for another epoch."""
+        try:
+            async with self._publishing:
+                await self._publish()
+        except StartFailure as failure:
+            events.fault(failure)
 
     async def beat(self) -> None:
         """Say over the link that the loop turns, for ever."""
@@ -94,6 +116,13 @@ class Worker:
     def _on_frame(self, frame: Frame) -> None:
         if frame.kind is Kind.OPEN:
             self._open_stream(frame)
+        elif frame.kind is Kind.CALL:
+            task = self._loop.create_task(self._take_call(frame))
+            self._calls.add(task)
+            task.add_done_callback(self._calls.discard)
+        elif frame.kind is Kind.CHECKPOINT:
+            self.entry.note = frame.payload
+            self._checkpoint_came.set()
         elif frame.stream in self._running:  # a stream that has just ended is no error
             task, outlet = self._running[frame.stream]
             if frame.kind is Kind.CANCEL:
@@ -114,6 +143,32 @@ class Worker:
     def _on_end(self) -> None:
         for task, _ in self._running.values():
             task.cancel()
+
+    # --- outside any request -----------------------------------------------------------------------
+
+    async def _take_call(self, frame: Frame) -> None:
+        assert self._link is not None  # noqa: S101 - frames come over it
+        try:
+            async with self._publishing:
+                result = await self._call(Operation(frame.payload[0]), frame.payload[1:])
+        except Exception as error:  # noqa: BLE001 - the table in errors.py ends every one of them
+            refusal = self._told(error)
+            self._link.send(Kind.REFUSE, frame.stream, encode_refusal(refusal.code, refusal.retry_ms))
+        else:
+            self._link.send(Kind.RESULT, frame.stream, result)
+
+    async def _call(self, operation: Operation, payload: bytes) -> bytes:
+        if operation is Operation.ATTEST:
+            nonces = [payload[at : at + NONCE_BYTES] for at in range(0, len(payload), NONCE_BYTES)]
+            return (await self.entry.attest(nonces)).encode()
+        if operation is Operation.ROTATE:
+            self.entry.check_room()
+            self._ring.rotate()
+        else:
+            self._ring.revoke(payload)  # also where no sequence number is left: then clients wait for the next epoch
+        events.emit(Event.KEYS_CHANGED, keys=len(self._ring.accepted()))
+        await self._publish()
+        return b""
 
     # --- one request -------------------------------------------------------------------------------
 
@@ -139,16 +194,21 @@ class Worker:
         return int((self._loop.time() - begun) * 1000)
 
     def _refuse(self, error: Exception, outlet: Outlet) -> None:
+        outlet.refuse(self._told(error))
+
+    @staticmethod
+    def _told(error: Exception) -> Refusal:
+        """Return what a caller is told about an error, and tell the operator."""
         refusal = errors.refusal(error)
         if refusal.code is ErrorCode.FAULT:
             events.fault(error)
         events.emit(Event.REFUSED, code=refusal.code)
-        outlet.refuse(refusal)
+        return refusal
 
     def _open(self, opening: OpenStream, place: ExitStack) -> Opened:
         """Take steps 1 to 7 of SPEC 7. place: what holds the request's place inside."""
         begun = self._loop.time()
-        self._refuse_by_fault()
+        self._fail_by_fault()
         request = RequestOpener(
             header=opening.header, body=opening.body, key_package=opening.key_package, index=opening.position
         )
@@ -164,7 +224,9 @@ class Worker:
         deadline = begun + min(request.header.deadline_ms, opening.left_ms) / 1000
         return Opened(plain, sealer, identity, deadline)
 
-    def _refuse_by_fault(self) -> None:
+    def _fail_by_fault(self) -> None:
+        if self._settings.fault == "die_before_head":
+            os.kill(os.getpid(), signal.SIGKILL)
         if self._settings.fault in REFUSALS:
             refusal = REFUSALS[self._settings.fault]
             raise Refused(refusal.code, refusal.retry_ms)
@@ -180,11 +242,14 @@ def _check_names(settings: Settings) -> None:
 
 
 def _served(settings: Settings, model: ModelEntry, loaded: Loaded) -> Served:
+    digest = config_digest(settings)
     return Served(
         deployment=settings.deployment,
         model=model,
-        config_digest=config_digest(settings),
+        config_digest=digest,
+        release_leaf=release_leaf(settings.release, digest),
         accelerator=loaded.accelerator,
+        format=settings.attester,
     )
 
 
@@ -198,12 +263,13 @@ async def _main(inherited: child.Inherited) -> None:
             os._exit(0)  # a model that is still loading cannot be interrupted otherwise
         stop.set()
 
-    child.on_control(inherited.control, lambda _: None, ended)
+    remote = Remote(inherited.control)
+    child.on_control(inherited.control, remote.hear, ended)
     _check_names(settings)
     events.emit(Event.PHASE, phase=Phase.LOAD)
     loaded = await asyncio.to_thread(open_engine, settings)
     events.emit(Event.PHASE, phase=Phase.ATTEST)
-    worker = Worker(settings, loaded)
+    worker = Worker(settings, loaded, collect_software if settings.attester == SOFTWARE else remote.collect)
     child.silence()
     serving = True
     facts: dict[str, Any] = {"node_key": worker.entry.node_key, "tier": worker.entry.tier, "engine": settings.engine}

@@ -39,6 +39,13 @@ sys.addaudithook(_GUARD)  # can never be taken away again, hence the switch
 
 
 @pytest.fixture(autouse=True)
+def _remembers_nothing(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Receipts, checkpoints and shares of a test go to a folder of its own; no trust file is found."""
+    for name in ("XDG_STATE_HOME", "XDG_CONFIG_HOME"):
+        monkeypatch.setenv(name, str(tmp_path_factory.mktemp("home")))
+
+
+@pytest.fixture(autouse=True)
 def _stay_on_this_machine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     for name in (
         "HYBRID_NODE",

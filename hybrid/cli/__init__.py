@@ -18,6 +18,8 @@ COMMANDS = {
     "explain": ("hybrid.cli.explain", "Show where a question would be answered, and why; sends nothing."),
     "pull": ("hybrid.cli.pull", "Fetch a model into the store."),
     "list": ("hybrid.cli.list_", "List, show or remove models."),
+    "verify": ("hybrid.cli.verify", "Show every check of a node, or of a receipt."),
+    "trust": ("hybrid.cli.trust", "List, add or remove the deployments you trust."),
     "doctor": ("hybrid.cli.doctor", "Check this machine and say what would make it better."),
 }
 EPILOG = """\b

@@ -153,6 +153,56 @@ def _node_packages() -> Check:
     )
 
 
+def _log() -> Check:
+    from hybrid.seen import LogMemory
+
+    found = LogMemory(_memory_folder()).contradictions()
+    return Check(
+        name="log",
+        status="fail" if found else "ok",
+        what=f"{len(found)} contradiction(s), kept in {found[0].parent}" if found else "no contradiction was ever seen",
+        why="a log that shows two histories hides something from somebody",
+        fix="stop using that deployment, and show the files to its operator and witnesses" if found else "",
+    )
+
+
+def _nodes() -> Check:
+    from hybrid.bias import judge
+    from hybrid.shares import read_all
+
+    books = read_all(_memory_folder())
+    skews = [f"{name}: {skew.words}" for name, counts in books.items() for skew in judge(counts) if skew.alarm]
+    total = sum(count.answered for counts in books.values() for count in counts.values())
+    return Check(
+        name="nodes",
+        status="warn" if skews else "ok",
+        what="; ".join(skews) or f"{total} private answers, no skew found among {len(books)} deployment(s)",
+        why="answers that gather at one node are how steering shows; this says nothing about any node's privacy",
+        fix="hybrid verify that deployment, and ask its operator" if skews else "",
+    )
+
+
+def _receipts() -> Check:
+    from hybrid.receipts import ReceiptStore
+
+    folder = _memory_folder()
+    writable = os.access(_existing(folder), os.W_OK)
+    return Check(
+        name="receipts",
+        status="ok" if writable else "warn",
+        what=f"{len(ReceiptStore(folder).list())} kept in {folder}" + ("" if writable else ", not writable"),
+        why="hybrid verify checks them again without a network; they hold no content",
+        fix="" if writable else f"make {folder} writable, or set receipts = 'off'",
+    )
+
+
+def _memory_folder() -> Path:
+    from hybrid.config import load
+    from hybrid.state import default_folder
+
+    return load().state or default_folder()
+
+
 def _battery() -> Check:
     from hybrid.machine import readings
 
@@ -199,4 +249,7 @@ CHECKS: dict[str, Callable[[], Check]] = {
     "memory": _memory,
     "node packages": _node_packages,
     "readings": _battery,
+    "receipts": _receipts,
+    "nodes": _nodes,
+    "log": _log,
 }

@@ -59,10 +59,12 @@ def doors_of(ctx: "click.Context") -> Doors:
 def configured(wishes: "Wishes") -> "Config":
     """Return the settings with these wishes on top. Raises ConfigurationError, also for a node without its key."""
     from hybrid import config
+    from hybrid.settings import trusted
 
-    flags = {"model": wishes.model, "policy": wishes.policy, "node": wishes.node, "node_key": wishes.node_key}
-    settings = config.load(flags)
-    if settings.node and not settings.node_key and not wishes.local_node:
+    names = ("model", "policy", "node", "node_key", "node_token_file", "trust")
+    settings = config.load({name: getattr(wishes, name) for name in names})
+    known = wishes.local_node or settings.node_key or not settings.node or trusted(settings.node, settings.trust)
+    if not known:
         raise ConfigurationError(
             f"the key of node {settings.node} is not known, so nothing may be sealed to it",
             hint="add --node-key KEY; the node prints its key when it starts",
@@ -83,6 +85,7 @@ def open_client(
 
     on_handoff: replaces the configured consent.  phase: told what is being waited for.
     """
+    from hybrid.config import read_token
     from hybrid.trust.policy import Policy
 
     with ExitStack() as stack:
@@ -96,12 +99,15 @@ def open_client(
             model=settings.model,
             models=settings.models,
             node=address,
-            trust=Policy.pinned(key) if key else None,
+            trust=Policy.pinned(key) if key else settings.trust,
+            node_token=read_token(settings.node_token_file),
             policy=settings.policy,
             threshold=settings.threshold,
             on_handoff=on_handoff or settings.on_handoff,
             timeout=settings.timeout,
             offline=settings.offline or None,
+            receipts=settings.receipts,
+            state=settings.state,
         )
         stack.callback(client.close)
         yield client

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass, fields
 from functools import wraps
+from pathlib import Path
 from typing import Any, TypeVar
 
 import click
@@ -10,6 +11,7 @@ import click
 from hybrid.cli.terminal import ColourWish
 from hybrid.wire.types import Route
 
+_FILE = click.Path(dir_okay=False, path_type=Path)
 MODES = ("auto", "prefer_on_device", "prefer_private_cloud", "only_on_device", "only_private_cloud")
 Returned = TypeVar("Returned")
 
@@ -25,6 +27,8 @@ class Wishes:
     policy: str | None
     node: str | None
     node_key: str | None
+    node_token_file: Path | None
+    trust: Path | None
     local_node: bool
     seed: int | None
     max_tokens: int | None
@@ -47,8 +51,12 @@ def _options() -> list[Callable[[Any], Any]]:
         option("--policy", metavar="MODE", type=click.Choice(MODES), help=f"Who may answer: {', '.join(MODES)}."),
         option("--on-device", is_flag=True, help="Short for --policy only_on_device."),
         option("--private-cloud", is_flag=True, help="Short for --policy only_private_cloud."),
-        option("--node", metavar="HOST:PORT", help="A node that may answer; needs --node-key."),
-        option("--node-key", metavar="KEY", help="The key this node printed at its start."),
+        option("--node", metavar="HOST:PORT", help="A node that may answer, or a deployment of the trust file."),
+        option("--node-key", metavar="KEY", help="The key this node printed at its start, in place of a trust file."),
+        option(
+            "--node-token-file", metavar="FILE", type=_FILE, help="Holds the access key of a node that asks for one."
+        ),
+        option("--trust", metavar="FILE", type=_FILE, help="Trust file, instead of the usual one."),
         option("--local-node", is_flag=True, help="Start a private node on this machine, and stop it afterwards."),
         option("--seed", metavar="N", type=click.IntRange(min=0), help="Same seed, same answer."),
         option("--max-tokens", metavar="N", type=click.IntRange(min=1), help="Longest answer, in tokens."),

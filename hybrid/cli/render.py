@@ -192,6 +192,15 @@ def progress_text(event: "Event") -> str:
             return ""
 
 
+def warnings_of(event: "Event") -> list[str]:
+    """Say which checks of a node held only because the trust policy says so, or look odd."""
+    from hybrid.events import NodeVerified
+
+    if not isinstance(event, NodeVerified):
+        return []
+    return [f"{check.name}: {check.detail}" for check in event.checks if check.status == "warn"]
+
+
 def _change_of_sides(event: "Handoff") -> str:
     """Say who answers now; where a route failed first, that and why."""
     to, reason = ROUTE_NAMES[event.to], event.reason.replace("_", " ")

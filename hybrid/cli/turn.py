@@ -4,8 +4,8 @@ import json
 from typing import TYPE_CHECKING, Any, Protocol
 
 from hybrid.cli.failures import EXIT_INTERRUPTED
-from hybrid.cli.render import Progress, badge, progress_text
-from hybrid.cli.terminal import Screen, answer, talk
+from hybrid.cli.render import Progress, badge, progress_text, warnings_of
+from hybrid.cli.terminal import Screen, answer, safe, talk
 from hybrid.errors import GenerationCancelled, HybridError
 from hybrid.events import Done, Handoff, NodeVerified, Retry, TextDelta, event_to_dict
 
@@ -161,6 +161,9 @@ def _follow(event: "Event", progress: Progress, *, verbose: bool) -> None:
     if isinstance(event, TextDelta | Done):
         progress.clear()
         return
+    for warning in warnings_of(event):
+        progress.clear()
+        talk(f"warning: {safe(warning)}")
     text = progress_text(event)
     changed_sides = isinstance(event, Handoff) and event.decision is not None
     if changed_sides or (verbose and isinstance(event, NodeVerified | Retry | Handoff)):

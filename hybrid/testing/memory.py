@@ -1,24 +1,28 @@
-"""A node in this process: real keys, real evidence at tier 0, real sealing, no network and no other process.
+"""Nodes in this process: real keys, real evidence at tier 0, real sealing, no network and no other process.
 
 It is a ``Transport`` for ``Client(transport=…, trust=transport.policy)``, and remembers what it decrypted: the place to
 look for what must never have left.
 """
 
 import hashlib
+import hmac
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 
 from hybrid.errors import APIConnectionError, HybridError
 from hybrid.remote_errors import refused
 from hybrid.trust.policy import Policy
+from hybrid.wire.attest import AttestReply
 from hybrid.wire.codec import (
+    InvokeRequest,
     decode_invoke_request,
     decode_request,
     encode_directory_reply,
     encode_invoke_reply,
 )
-from hybrid.wire.constants import FRAME_BYTES
-from hybrid.wire.directory import Directory, ListedNode, sign_entry
+from hybrid.wire.constants import ENTRY_CHECKPOINT_NO, FRAME_BYTES
+from hybrid.wire.directory import Directory, Leaf, ListedNode
+from hybrid.wire.entries import sign
 from hybrid.wire.envelope import ReplySealer, RequestOpener
 from hybrid.wire.errors import ErrorCode, SealedCode
 from hybrid.wire.evidence import Bundle, EvidenceItem, ModelEntry, Statement, make_bundle
@@ -49,13 +53,27 @@ FAULTS: Mapping[object, Callable[[list[bytes]], list[bytes]]] = {
 }
 
 
+class _MemoryNode:
+    """One node's keys, in memory."""
+
+    def __init__(self) -> None:
+        self.identity = IdentityKey.generate()
+        self.keys: dict[int, EpochKey] = {}
+
+    @property
+    def node_id(self) -> str:
+        return self.identity.public.node_id.hex()
+
+
 class MemoryTransport:
-    """A stateless node behind a ``Transport``, answering with an engine of your choice.
+    """Stateless nodes behind a ``Transport``, answering with an engine of your choice.
 
     engine: a ``FakeEngine`` by default, with context ``context_tokens``.  fault: of ``FAULTS``, or ``no_directory``,
     ``other_key``, an error to raise in place of an answer, the ``ErrorCode`` of a refusal, or the ``SealedCode`` of a
-    sealed one; it strikes every exchange until it is set to None.
-    requests: everything it decrypted.  sealed: the bytes that came.  contacts: how often evidence was fetched.
+    sealed one; it strikes every exchange until it is set to None.  weights: one per node.  access_key: what a request
+    must carry, empty for nothing.
+    requests: everything they decrypted.  sealed: the bytes that came.  contacts: how often evidence was fetched.
+    node_ids: hex.  down: those that hand over to the next candidate.  answered_by: who answered, in order.
     """
 
     def __init__(
@@ -66,6 +84,8 @@ class MemoryTransport:
         context_tokens: int = 32_768,
         address: str = "127.0.0.1:1",
         loopback: bool = True,
+        weights: Sequence[int] = (1,),
+        access_key: bytes = b"",
         now: Callable[[], float] = time.time,
     ) -> None:
         self.engine = engine or FakeEngine(["an answer from the node"], model_id="fake", context_size=context_tokens)
@@ -78,22 +98,42 @@ class MemoryTransport:
         self._context = context_tokens
         self._now = now
         self._signer = NoteSigner.generate("memory/directory")
-        self._identity = IdentityKey.generate()
-        self._keys: dict[int, EpochKey] = {}
+        self._weights = tuple(weights)
+        self._access_key = access_key
+        self._nodes = {node.node_id: node for node in (_MemoryNode() for _ in self._weights)}
+        self.node_ids = tuple(self._nodes)
+        self.down: set[str] = set()
+        self.answered_by: list[str] = []
 
     @property
     def policy(self) -> Policy:
-        """The trust policy that pins this node's key."""
+        """The trust policy that pins the key these nodes are listed under."""
         return Policy.pinned(self._signer.vkey)
 
     async def directory(self) -> bytes:
-        """Sign a directory of one node, as of now."""
+        """Sign a directory of the nodes, as of now."""
         self.contacts += 1
         if self.fault == "no_directory":
             raise APIConnectionError("nothing answers")
         signer = NoteSigner.generate("memory/directory") if self.fault == "other_key" else self._signer
         directory = self._directory()
-        return encode_directory_reply(directory=directory.encode(), leaf=sign_entry(directory, signer))
+        leaf = Leaf(entry=sign(directory.entry(), signer), checkpoint_no=ENTRY_CHECKPOINT_NO)
+        return encode_directory_reply(directory=directory.encode(), leaf=leaf.encode())
+
+    async def log_file(self, path: str) -> bytes:
+        """Refuse: these nodes keep no log."""
+        del path
+        raise refused(ErrorCode.MALFORMED)
+
+    async def attest(self, node_id: bytes, nonce: bytes) -> bytes:
+        """Answer with the empty evidence of tier 0, over the nonce."""
+        del node_id
+        return AttestReply(nonces=(nonce,), items=(EvidenceItem(format="software"),)).encode()
+
+    async def event_log(self, node_id: bytes) -> bytes:
+        """Return nothing: no firmware started these nodes."""
+        del node_id
+        return b""
 
     async def exchange(self, sealed: bytes, deadline_s: float) -> AsyncIterator[bytes]:
         """Open a request, answer it, seal the answer frame by frame."""
@@ -116,8 +156,9 @@ class MemoryTransport:
 
     async def _answer(self, sealed: bytes) -> AsyncIterator[bytes]:
         invoke = decode_invoke_request(sealed)
-        opener = RequestOpener(header=invoke.header, body=invoke.body, key_package=invoke.key_packages[0], index=0)
-        key = next(k for k in self._keys.values() if k.config.key_id == opener.entry.ek_id)
+        node, opener = self._first_up(invoke)
+        self.answered_by.append(node.node_id)
+        key = next(k for k in node.keys.values() if k.config.key_id == opener.entry.ek_id)
         plain, sealer = opener.open(key)
         request = decode_request(plain)
         self.requests.append(request)
@@ -125,7 +166,7 @@ class MemoryTransport:
         if isinstance(self.fault, SealedCode):
             error = SealedError(code=self.fault, first=self._context, second=self._context + 1)
             yield encode_invoke_reply(frames=sealer.error(error))
-            yield self._finish(sealer, None)
+            yield self._finish(node, sealer, None)
             return
         report = UsageReport(usage=Usage(), finish=FinishReason.STOP)
         try:
@@ -136,12 +177,23 @@ class MemoryTransport:
                     report = UsageReport(usage=chunk.usage or Usage(), finish=chunk.finish_reason)
         except HybridError:
             yield encode_invoke_reply(frames=sealer.error(SealedError(code=SealedCode.ENGINE_FAILED)))
-            yield self._finish(sealer, None)
+            yield self._finish(node, sealer, None)
             return
         yield encode_invoke_reply(frames=sealer.usage(report))
-        yield self._finish(sealer, report)
+        yield self._finish(node, sealer, report)
 
-    def _finish(self, sealer: ReplySealer, report: UsageReport | None) -> bytes:
+    def _first_up(self, invoke: InvokeRequest) -> tuple[_MemoryNode, RequestOpener]:
+        """Try the candidates in the client's order, as a router does. Raises the refusal of the last."""
+        if not hmac.compare_digest(invoke.token, self._access_key):
+            raise refused(ErrorCode.TOKEN)
+        for index, package in enumerate(invoke.key_packages):
+            opener = RequestOpener(header=invoke.header, body=invoke.body, key_package=package, index=index)
+            node = self._nodes[opener.entry.node_id.hex()]
+            if node.node_id not in self.down:
+                return node, opener
+        raise refused(ErrorCode.BUSY)
+
+    def _finish(self, node: _MemoryNode, sealer: ReplySealer, report: UsageReport | None) -> bytes:
         model = self._model()
         facts = ReceiptFacts(
             model_id=model.model_id,
@@ -150,25 +202,28 @@ class MemoryTransport:
             finish=report.finish if report else None,
             status=STATUS_OK if report else STATUS_ERROR,
         )
-        frames, final = sealer.finish(facts, self._identity, now=self._now)
+        frames, final = sealer.finish(facts, node.identity, now=self._now)
         return encode_invoke_reply(frames=frames, final=final)
 
     def _directory(self) -> Directory:
         epoch = int(self._now() // EPOCH_S)
+        pairs = zip(self._weights, self._nodes.values(), strict=True)
+        listed = tuple(ListedNode(weight=weight, bundle=self._bundle(node, epoch)) for weight, node in pairs)
+        return Directory(deployment="localhost", epoch=epoch, epoch_s=EPOCH_S, seq=self.contacts, nodes=listed)
+
+    def _bundle(self, node: _MemoryNode, epoch: int) -> Bundle:
         for number in (epoch, epoch + 1):
-            self._keys.setdefault(number, EpochKey.generate(number, EPOCH_S))
+            node.keys.setdefault(number, EpochKey.generate(number, EPOCH_S))
         statement = Statement(
             deployment="localhost",
-            identity=self._identity.public,
+            identity=node.identity.public,
             not_before=epoch * EPOCH_S,
             not_after=(epoch + 2) * EPOCH_S,
-            keys=(self._keys[epoch].config, self._keys[epoch + 1].config),
+            keys=(node.keys[epoch].config, node.keys[epoch + 1].config),
             models=(self._model(),),
             config_digest=bytes(32),
         )
-        bundle = Bundle.decode(make_bundle(statement, (EvidenceItem(format="software"),), self._identity))
-        listed = (ListedNode(weight=1, bundle=bundle),)
-        return Directory(deployment="localhost", epoch=epoch, epoch_s=EPOCH_S, seq=self.contacts, nodes=listed)
+        return Bundle.decode(make_bundle(statement, (EvidenceItem(format="software"),), node.identity))
 
     def _model(self) -> ModelEntry:
         model_id = self.engine.model_id

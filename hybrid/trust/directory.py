@@ -155,6 +155,8 @@ def check_unique(
         raise _second(b"", own.entry, findings)
     if view.tail is None or view.tail.size < log.newest.checkpoint.size:
         findings.skipped("the log's newest entries have not been read yet", UNIQUE)
+    elif known is None:
+        findings.skipped("the directory's own entry is not among the log's newest that were read", UNIQUE)
     else:
         findings.passed(UNIQUE, f"log read up to {view.tail.size}")
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 
 from hybrid.errors import AttestationError
 from hybrid.wire.attest import AttestReply, nonce_binding
+from hybrid.wire.constants import CLOCK_TOLERANCE_S
 from hybrid.wire.errors import Malformed, WireError
 from hybrid.wire.evidence import SOFTWARE, Bundle, EvidenceItem, Statement, binding
 from hybrid.wire.release import ReleaseEntry
@@ -23,6 +24,8 @@ from .tpm2 import Tpm2Facts, check_tpm2
 
 TIERS = {SOFTWARE: SOFTWARE_TIER, TPM2: TPM2_TIER, SEV_SNP: SNP_TIER}
 REPORT_DATA = slice(0x50, 0x90)  # of an SNP report
+MEASUREMENT = slice(0x90, 0xC0)  # what was launched
+REPORT_ID = slice(0x140, 0x160)  # which launch: the chip draws it anew for every guest
 NOT_SHOWN = "the node shows no such evidence"
 ONLY_SOFTWARE = "software evidence proves only that the holder of the node's key says so"
 
@@ -143,6 +146,8 @@ def _fresh(bundle: Bundle, scene: Scene, release: ReleaseEntry | None, findings:
         raise findings.failed("evidence.fresh", expected=_wanted(policy), got=_lacking(scene, witnessed))
     by, t0 = max(times.items(), key=lambda found: found[1])
     age = scene.now - t0
+    if age < -CLOCK_TOLERANCE_S:
+        raise findings.failed("evidence.fresh", expected="evidence of the past", got=f"one {-age:.0f} s ahead by {by}")
     if age > policy.max_evidence_age_s:
         raise findings.failed(
             "evidence.fresh", expected=f"evidence of at most {policy.max_evidence_age_s} s", got=f"{age:.0f} s by {by}"
@@ -186,6 +191,23 @@ def _nonced(bundle: Bundle, proof: NonceProof, scene: Scene, release: ReleaseEnt
         _judge(bound, bundle.statement, scene, release, Findings())
     except AttestationError as error:
         raise findings.failed(name, expected=wanted, got=f"evidence that fails {error.check}") from None
+    if not all(_same_machine(*pair) for pair in zip(bundle.items, reply.items, strict=True)):
+        raise findings.failed(name, expected=wanted, got="evidence of another machine")
+
+
+def _same_machine(first: EvidenceItem, second: EvidenceItem) -> bool:
+    """Whether two items of one format are of one machine; else anybody's own guest could make old evidence young."""
+    return hmac.compare_digest(_machine(first), _machine(second))
+
+
+def _machine(item: EvidenceItem) -> bytes:
+    """Return what names the machine: the public area of the TPM's key; profile, launch and its measurement of SNP."""
+    if item.format == TPM2:
+        return Tpm2Item.decode(item.item).public
+    if item.format == SEV_SNP:
+        snp = SnpItem.decode(item.item)
+        return bytes((snp.profile,)) + snp.report[MEASUREMENT] + snp.report[REPORT_ID]
+    return item.item
 
 
 def _judge(

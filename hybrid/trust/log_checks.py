@@ -15,7 +15,7 @@ from hybrid.wire.errors import ProofFailure, SignatureFailure, WireError
 from hybrid.wire.log_policy import LogPolicy
 from hybrid.wire.merkle import check_consistency, check_inclusion, leaf_hash
 from hybrid.wire.note import Note
-from hybrid.wire.tiles import consistency_from_tiles, needed_for_consistency
+from hybrid.wire.tiles import consistency_from_tiles, needed_for_consistency, needed_for_root, root_from_tiles
 
 from .checks import Findings
 from .log_view import LogContradiction, LogView, Seen
@@ -106,7 +106,12 @@ def wanted_tiles(policy: LogPolicy, newest: bytes, older: Sequence[bytes], store
         return ()
     sizes = {point.size for point in points[1:]} | ({stored.size} if _same_log(stored, points[0]) else set())
     smaller = sorted(size for size in sizes if size < points[0].size)
-    return tuple(dict.fromkeys(path for size in smaller for path in needed_for_consistency(size, points[0].size)))
+    return tuple(dict.fromkeys(path for size in smaller for path in _needed(size, points[0].size)))
+
+
+def _needed(size: int, newest: int) -> tuple[str, ...]:
+    """Name the tiles that tell which tree of this size a newer one began with, and prove it."""
+    return (*needed_for_consistency(size, newest), *needed_for_root(size, newest))
 
 
 def check_newest(policy: LogPolicy, note: bytes, findings: Findings) -> Checkpoint:
@@ -122,7 +127,7 @@ def older_tiles(log: LogState | None, view: LogView) -> Mapping[str, bytes]:
         return {}
     size = log.newest.checkpoint.size
     older = {judged.checkpoint.size for judged in log.older if judged.checkpoint.size < size}
-    wanted = {path for old in older for path in needed_for_consistency(old, size)}
+    wanted = {path for old in older for path in _needed(old, size)}
     return {path: data for path, data in view.tiles.items() if _serves(path, wanted)}
 
 
@@ -198,21 +203,27 @@ def _consistency(newest: Judged, older: Sequence[Judged], view: LogView, finding
 
 
 def _prefix(size: int, root: bytes, newest: Checkpoint, tiles: Mapping[str, bytes], findings: Findings) -> bool:
-    """Whether a tree is the newest one's beginning. Raises AttestationError when the tiles to tell are missing."""
+    """Whether a tree is the newest one's beginning. Raises AttestationError when the tiles don't tell.
+
+    Tiles are nobody's word: only once they lead to the newest root do they say what it began with.
+    """
     name = "log.consistency"
     if size > newest.size:
         raise findings.failed(name, expected=f"nothing larger than the newest, {newest.size}", got=f"size {size}")
     if size == newest.size:
         return hmac.compare_digest(root, newest.root)
+    expected = "the log's tiles, to compare its checkpoints"
     try:
+        begun = root_from_tiles(size, tiles, within=newest.size)
         proof = consistency_from_tiles(size, newest.size, tiles)
     except WireError as error:
-        raise findings.failed(name, expected="the log's tiles, to compare its checkpoints", got=str(error)) from None
+        raise findings.failed(name, expected=expected, got=str(error)) from None
     try:
-        check_consistency(old_size=size, old_root=root, new_size=newest.size, new_root=newest.root, proof=proof)
+        check_consistency(old_size=size, old_root=begun, new_size=newest.size, new_root=newest.root, proof=proof)
     except ProofFailure:
-        return False
-    return True
+        got = "tiles that do not belong to this checkpoint"
+        raise findings.failed(name, expected=expected, got=got) from None
+    return hmac.compare_digest(root, begun)
 
 
 def _contradiction(old: bytes, new: bytes, findings: Findings) -> AttestationError:

@@ -4,7 +4,7 @@ All bytes here are unchecked until ``Verifier`` has judged them; ``Seen`` and ``
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from hybrid.errors import AttestationError
 
@@ -27,9 +27,11 @@ class Seen:
 class Tail:
     """What the entries read so far say. Made by ``Verifier.check_tail`` alone.
 
-    size: log size read up to.  directories: (epoch, seq) to directory_id.  revoked: entry digests.
+    deployment: whose entries they are.  size: log size read up to.  directories: (epoch, seq) to directory_id.
+    revoked: entry digests.
     """
 
+    deployment: str
     size: int
     directories: Mapping[tuple[int, int], bytes] = field(repr=False)
     revoked: frozenset[bytes] = field(default=frozenset(), repr=False)
@@ -48,6 +50,15 @@ class LogView:
     tiles: Mapping[str, bytes] = field(default_factory=dict, repr=False)
     tail: Tail | None = None
     behind_since: float | None = None
+
+    def of(self, deployment: str) -> "LogView":
+        """Return this view for one deployment: what the entries say of another one in the same log is not its own."""
+        return replace(self, tail=own_tail(self.tail, deployment))
+
+
+def own_tail(tail: Tail | None, deployment: str) -> Tail | None:
+    """Return a tail if it is this deployment's."""
+    return tail if tail is not None and tail.deployment == deployment else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

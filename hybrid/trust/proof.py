@@ -14,6 +14,7 @@ class NodeProof:
 
     bundle: record HBN1.  entry: the directory's own Leaf.  leaves: RELEASE and MODEL, counting ``checkpoints``.
     checkpoint: the newest, as it came with the directory.  tiles: what shows that ``checkpoints`` lead to it.
+    directory: the whole record HDY1 for software evidence alone, where nothing but its listing vouches for a node.
     """
 
     bundle: bytes = field(repr=False)
@@ -24,3 +25,4 @@ class NodeProof:
     tiles: Mapping[str, bytes] = field(default_factory=dict, repr=False)
     nonce: NonceProof | None = None
     peer_is_loopback: bool
+    directory: bytes = field(default=b"", repr=False)

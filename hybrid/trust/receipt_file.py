@@ -110,6 +110,7 @@ def _write_proof(proof: NodeProof) -> JsonValue:
         "tiles": {path: to_base64(data) for path, data in proof.tiles.items()},
         "nonces": [_write_nonce(proof.nonce)] if proof.nonce else [],
         "peer": "loopback" if proof.peer_is_loopback else "network",
+        "directory": to_base64(proof.directory),
     }
 
 
@@ -124,6 +125,7 @@ def _read_proof(fields: "_Fields") -> NodeProof:
         tiles=fields.tiles("tiles"),
         nonce=nonces[0] if nonces else None,
         peer_is_loopback=fields.one_of("peer", ("network", "loopback")) == "loopback",
+        directory=fields.raw("directory"),
     )
     fields.end()
     return proof

@@ -12,18 +12,19 @@ from hybrid.wire.constants import CLOCK_TOLERANCE_S, HEAD_BYTES
 from hybrid.wire.encoding import digest
 from hybrid.wire.entries import DirectoryEntry
 from hybrid.wire.errors import ReceiptMismatch, WireError
-from hybrid.wire.evidence import Bundle
+from hybrid.wire.evidence import SOFTWARE, Bundle
 from hybrid.wire.header import Header, header_digest
 from hybrid.wire.receipt import Receipt
 
 from .bundle import check_bundle
 from .checks import Check, Findings
 from .clock import outside
-from .directory import check_logged, open_own_leaf
+from .directory import check_logged, decode_directory, open_own_leaf
 from .facts import NodeFacts
 from .log_checks import check_log
 from .log_view import LogView
 from .policy import Policy, parse_signer
+from .proof import NodeProof
 from .receipt_file import ReceiptFile
 from .scene import Scene
 from .toml import parse_trust
@@ -127,7 +128,8 @@ def _node(file: ReceiptFile, policy: Policy, findings: Findings) -> list[NodeFac
     bundle = _bundle(file, findings)
     epoch_s = bundle.statement.keys[0].epoch_s
     _current(entry, epoch_s, at, findings)
-    findings.skipped(NO_DIRECTORY, "directory.unique", "directory.intact")
+    findings.skipped(NO_DIRECTORY, "directory.unique")
+    _listed(proof, entry, bundle, findings)
     scene = Scene(
         policy=policy,
         deployment=entry.deployment,
@@ -153,6 +155,20 @@ def _entry(file: ReceiptFile, entry: DirectoryEntry, policy: Policy, findings: F
     if policy.deployment is not None and entry.deployment != policy.deployment:
         raise findings.failed(name, expected=f"the deployment {policy.deployment}", got=entry.deployment)
     findings.passed(name, f"entry of {entry.deployment}, epoch {entry.epoch}, seq {entry.seq}")
+
+
+def _listed(proof: NodeProof, entry: DirectoryEntry, bundle: Bundle, findings: Findings) -> None:
+    """Check that the directory lists the node where the evidence is software: nothing else ties its key to anybody."""
+    name = "directory.intact"
+    if bundle.statement.formats != (SOFTWARE,) and not proof.directory:
+        findings.skipped(NO_DIRECTORY, name)
+        return
+    directory = decode_directory(proof.directory)
+    if directory is None or not hmac.compare_digest(directory.id, entry.directory_id):
+        raise findings.failed(name, expected="the directory that was signed, as it lists the node", got="none")
+    if bundle.raw not in (listed.bundle.raw for listed in directory.nodes):
+        raise findings.failed(name, expected="a node of the directory", got="one it does not list")
+    findings.skipped("it lists this node; the others are not judged again", name)
 
 
 def _bundle(file: ReceiptFile, findings: Findings) -> Bundle:

@@ -22,7 +22,7 @@ from hybrid.wire.tiles import (
 )
 
 from .checks import Findings
-from .log_view import LogContradiction, Tail
+from .log_view import LogContradiction, Tail, own_tail
 
 TAIL_ENTRIES = 2048  # SPEC 5: about a week of epochs; a fresh client reads as many
 MAX_SEQS = 16  # SPEC 5: directories of one epoch
@@ -56,6 +56,7 @@ def read_tail(
     newest: Checkpoint, tail: Tail | None, files: Mapping[str, bytes], signers: TailSigners, findings: Findings
 ) -> Tail:
     """Read up to this checkpoint. Raises AttestationError (``directory.unique``), LogContradiction for two at once."""
+    tail = own_tail(tail, signers.deployment)
     start = _start(newest.size, tail)
     entries = _proved(start, newest, files, findings) if start < newest.size else ()
     reading = _Reading(dict(tail.directories) if tail else {}, set(tail.revoked) if tail else set(), findings)
@@ -63,7 +64,7 @@ def read_tail(
         reading.add(data, signers)
     kept = dict(sorted(reading.directories.items())[-KEPT_DIRECTORIES:])
     size = max(newest.size, tail.size if tail else 0)
-    return Tail(size=size, directories=kept, revoked=frozenset(reading.revoked))
+    return Tail(deployment=signers.deployment, size=size, directories=kept, revoked=frozenset(reading.revoked))
 
 
 def _start(size: int, tail: Tail | None) -> int:

@@ -58,7 +58,20 @@ def parse_trust(text: str) -> TrustFile:
     digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
     tables = top.table("deployment", None)
     deployments = {name: _deployment(name, tables.value[name], digest) for name in tables.value} if tables else {}
+    _apart(deployments)
     return TrustFile(deployments=deployments, digest=digest, text=text)
+
+
+def _apart(deployments: Mapping[str, Policy]) -> None:
+    """Refuse two deployments at one address, of which the order would decide. Raises ConfigurationError."""
+    at: dict[str, str] = {}
+    for name, policy in deployments.items():
+        other = at.setdefault(policy.endpoint, name) if policy.endpoint else name
+        if other != name:
+            raise ConfigurationError(
+                f"deployment.{_quoted(name)}.endpoint is also that of {_quoted(other)}, so it names neither",
+                hint="leave one of the two out, or reach them at addresses of their own",
+            )
 
 
 def _deployment(name: str, value: Any, digest: str) -> Policy:
@@ -216,7 +229,11 @@ class _Table:
 
 
 def write_trust(deployments: Mapping[str, Policy]) -> str:
-    """Write policies as a trust file that ``parse_trust`` reads back as the same. ``require`` has no place in it."""
+    """Write policies as a trust file that ``parse_trust`` reads back as the same. ``require`` has no place in it.
+
+    Raises ConfigurationError for two deployments at one address.
+    """
+    _apart(deployments)
     return "\n".join([f"version = {VERSION}\n", *(_written(name, policy) for name, policy in deployments.items())])
 
 

@@ -37,9 +37,9 @@ from .directory import (
     stalled,
     unreadable,
 )
-from .facts import NodeFacts
+from .facts import SOFTWARE_TIER, NodeFacts
 from .log_checks import check_log, check_newest, older_tiles, wanted_tiles
-from .log_view import LogView, NonceProof, Seen, Tail
+from .log_view import LogView, NonceProof, Seen, Tail, own_tail
 from .policy import Policy, parse_signer
 from .proof import NodeProof
 from .scene import Scene
@@ -175,6 +175,7 @@ class Verifier:
         older = decoded.checkpoints if decoded else ()
         state = check_log(self.policy.log_policy, reply.checkpoint, older, view=view, findings=findings, now=now)
         directory, own = check_signature(reply, decoded, self._signers, self.policy.deployment, findings)
+        view = view.of(directory.deployment)
         check_logged(own, state, findings)
         check_current(directory, _in_use(held), state, findings, now)
         check_unique(directory, own, _in_use(held), (state, view), findings)
@@ -208,12 +209,16 @@ class Verifier:
         )
 
     def wanted_tail(self, reply: DirectoryReply, tail: Tail | None) -> tuple[str, ...]:
-        """Name the files to fetch for ``check_tail``; none without a log."""
-        try:
-            policy = self.policy.log_policy
-            return wanted_files(policy.open(reply.checkpoint)[0].size, tail) if policy else ()
-        except WireError:
+        """Name the files to fetch for ``check_tail``; none without a log, or where that will refuse the reply."""
+        policy = self.policy.log_policy
+        if policy is None:
             return ()
+        try:
+            size = policy.open(reply.checkpoint)[0].size
+            _, entry = open_own_leaf(reply.leaf, self._signers, Findings())
+        except (WireError, AttestationError):
+            return ()
+        return wanted_files(size, own_tail(tail, entry.deployment))
 
     def check_tail(self, reply: DirectoryReply, tail: Tail | None, files: Mapping[str, bytes]) -> Tail:
         """Read the log's newest entries up to the checkpoint of a reply; store the result and pass it in ``LogView``.
@@ -301,6 +306,7 @@ def _proof(facts: NodeFacts, bundle: Bundle, scene: Scene, received: _Received) 
         tiles=received.tiles,
         nonce=scene.nonces.get(bundle.id),
         peer_is_loopback=scene.peer_is_loopback,
+        directory=received.directory.raw if facts.tier == SOFTWARE_TIER else b"",
     )
 
 

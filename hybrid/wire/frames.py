@@ -5,7 +5,7 @@ types, reassembly and the transcript.
 """
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from enum import IntEnum
 
 from cryptography.exceptions import InvalidTag
@@ -65,29 +65,6 @@ class FrameCipher:
         sealed = self._cipher.encrypt(self._nonce(), plaintext, _FINAL_AAD if final else None)
         self.counter += 1
         return sealed
-
-    def seal_run(self, plaintexts: Sequence[bytes]) -> bytes:
-        """Encrypt the next messages, none of them the last; returns them joined."""
-        encrypt, base = self._cipher.encrypt, self._base
-        sealed = b"".join(
-            [
-                encrypt((base ^ at).to_bytes(_NONCE_BYTES, "big"), text, None)
-                for at, text in enumerate(plaintexts, self.counter)
-            ]
-        )
-        self.counter += len(plaintexts)
-        return sealed
-
-    def open_run(self, sealed: bytes, size: int) -> list[bytes]:
-        """Decrypt the next messages of ``size`` bytes each, none of them the last, up to the first that fails."""
-        decrypt, base, opened = self._cipher.decrypt, self._base, []
-        try:
-            for counter, at in enumerate(range(0, len(sealed), size), self.counter):
-                opened.append(decrypt((base ^ counter).to_bytes(_NONCE_BYTES, "big"), sealed[at : at + size], None))
-        except (InvalidTag, ValueError):
-            pass  # whatever was wrong: the caller sees that there are fewer
-        self.counter += len(opened)
-        return opened
 
     def open(self, sealed: bytes, *, final: bool = False) -> bytes:
         """Decrypt the next message. Raises DecryptionError, whatever was wrong."""
@@ -195,7 +172,7 @@ class FrameSealer:
         plaintexts, self._waiting = self._waiting, []
         for plaintext in plaintexts:
             self.transcript.add(plaintext)
-        return self._cipher.seal_run(plaintexts)
+        return b"".join(map(self._cipher.seal, plaintexts))
 
     def seal(self, kind: FrameType, message: bytes, *, keep_back: int) -> bytes:
         """Seal one message, after what was collected. Raises Oversized, ReplyFull, Misuse."""
@@ -207,7 +184,7 @@ class FrameSealer:
         before = self.take()
         self.add(FrameType.RECEIPT, message, keep_back=1)
         plaintexts, self._waiting = self._waiting, []
-        return before + self._cipher.seal_run(plaintexts)
+        return before + b"".join(map(self._cipher.seal, plaintexts))
 
     def final(self, payload: bytes) -> bytes:
         """Seal the final frame; nothing can follow."""
@@ -249,27 +226,28 @@ class FrameOpener:
         What was read is genuine either way. The error is a DecryptionError, Malformed, ReplyOrder or what ``read``
         raised.
         """
-        if self._closed:
-            return ReplyOrder("the reply has already ended or failed")
         if not frames or len(frames) % FRAME_BYTES:
             return DecryptionError(f"reply frames have {FRAME_BYTES} bytes each")
-        room = MAX_REPLY_FRAMES - 1 - self.counter
-        opened = self._cipher.open_run(frames[: room * FRAME_BYTES], FRAME_BYTES)
         try:
-            self._take_in(opened, read)
+            for at in range(0, len(frames), FRAME_BYTES):
+                self._open(frames[at : at + FRAME_BYTES], read)
         except WireError as error:
             return error
-        return _ended(len(frames) // FRAME_BYTES, len(opened), room)
+        return None
 
-    def _take_in(self, plaintexts: Sequence[bytes], read: Callable[[FrameType, bytes], None]) -> None:
-        for plaintext in plaintexts:
-            kind, payload = unpack(plaintext)
-            if kind & ~_CONTINUES != _RECEIPT:
-                self.transcript.add(plaintext)
-            if kind == _DATA and self._kind is None:
-                read(_DATA, payload)
-            else:
-                self._collect(kind, payload, read)
+    def _open(self, frame: bytes, read: Callable[[FrameType, bytes], None]) -> None:
+        if self._closed:
+            raise ReplyOrder("the reply has already ended or failed")
+        if self._cipher.counter >= MAX_REPLY_FRAMES - 1:
+            raise ReplyOrder("a reply has too many frames")
+        plaintext = self._cipher.open(frame)
+        kind, payload = unpack(plaintext)
+        if kind & ~_CONTINUES != _RECEIPT:
+            self.transcript.add(plaintext)
+        if kind == _DATA and self._kind is None:
+            read(_DATA, payload)
+        else:
+            self._collect(kind, payload, read)
 
     def final(self, frame: bytes) -> bytes:
         """Open the final frame and return its payload. Raises DecryptionError, Malformed, ReplyOrder."""
@@ -311,14 +289,6 @@ class FrameOpener:
             raise Malformed(f"a receipt takes {RECEIPT_FRAMES} frames")
         self._kind, self._parts = None, []
         return message
-
-
-def _ended(given: int, opened: int, room: int) -> WireError | None:
-    if opened == given:
-        return None
-    if opened == room:
-        return ReplyOrder("a reply has too many frames")
-    return DecryptionError("a reply frame is not the node's next one")
 
 
 def _frame_type(kind: int) -> FrameType:

@@ -94,9 +94,10 @@ def needed_for_consistency(old_size: int, new_size: int) -> tuple[str, ...]:
     return _paths(consistency_spans(old_size, new_size), new_size)
 
 
-def needed_for_root(size: int) -> tuple[str, ...]:
-    """Name the tiles for ``root_from_tiles``."""
-    return _paths(((0, size),) if size else (), size)
+def needed_for_root(size: int, within: int | None = None) -> tuple[str, ...]:
+    """Name the tiles for ``root_from_tiles``. Raises Misuse."""
+    whole = _whole(size, within)
+    return _paths(((0, size),) if size else (), whole)
 
 
 def needed_entries(start: int, end: int, size: int) -> tuple[str, ...]:
@@ -111,6 +112,12 @@ def needed_entries(start: int, end: int, size: int) -> tuple[str, ...]:
 def _check_range(start: int, end: int, size: int) -> None:
     if not 0 <= start <= end <= size <= MAX_TREE_SIZE:
         raise Misuse("the range of entries lies outside the log")
+
+
+def _whole(size: int, within: int | None) -> int:
+    whole = size if within is None else within
+    _check_range(0, size, whole)
+    return whole
 
 
 def _paths(spans: Sequence[Span], size: int) -> tuple[str, ...]:
@@ -131,9 +138,13 @@ def consistency_from_tiles(old_size: int, new_size: int, tiles: Mapping[str, byt
     return tuple(_subtree(span, new_size, tiles) for span in consistency_spans(old_size, new_size))
 
 
-def root_from_tiles(size: int, tiles: Mapping[str, bytes]) -> bytes:
-    """Compute the root of the tree of this size. Raises ProofFailure."""
-    return _subtree((0, size), size, tiles) if size else root(())
+def root_from_tiles(size: int, tiles: Mapping[str, bytes], within: int | None = None) -> bytes:
+    """Compute the root of the tree of this size. Raises ProofFailure, Misuse.
+
+    within: size of the tree whose tiles these are, when it has grown since.
+    """
+    whole = _whole(size, within)
+    return _subtree((0, size), whole, tiles) if size else root(())
 
 
 def entries_from_bundles(start: int, end: int, bundles: Mapping[str, bytes]) -> tuple[bytes, ...]:

@@ -100,9 +100,19 @@ def test_a_folder_that_is_no_model_is_refused(own_world: Path) -> None:
 def test_doctor_names_every_check_and_fails_without_a_model() -> None:
     result = invoke("doctor", "--json")
     checks = {c["name"]: c for c in json.loads(result.stdout)["checks"]}
-    assert {"python", "mlx path", "store", "default model", "disk", "memory", "node packages", "readings"} == set(
-        checks
-    )
+    assert {
+        "python",
+        "mlx path",
+        "store",
+        "default model",
+        "disk",
+        "memory",
+        "node packages",
+        "readings",
+        "receipts",
+        "nodes",
+        "log",
+    } == set(checks)
     assert all(c["what"] and c["why"] for c in checks.values())
     assert checks["default model"]["status"] == "fail"
     assert checks["default model"]["fix"] == "hybrid pull starter"

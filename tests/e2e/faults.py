@@ -9,6 +9,6 @@ def names() -> set[str]:
     """Return what ``--fault`` takes."""
     words = [sys.executable, "-P", "-m", "pcc_server", "serve", "--help"]
     shown = subprocess.run(words, capture_output=True, text=True, check=True).stdout
-    listed = re.search(r"loopback\): ([a-z_,\s]+)\.", shown)
+    listed = re.search(r"loopback\):\s+([a-z_,\s]+)\.", shown)
     assert listed, shown
     return set(re.split(r",\s+", listed[1]))

@@ -17,7 +17,8 @@ import grpc
 
 from hybrid.wire import codec
 from hybrid.wire.constants import CLOCK_TOLERANCE_S
-from hybrid.wire.directory import Directory, open_entry
+from hybrid.wire.directory import Directory, Leaf
+from hybrid.wire.entries import DirectoryEntry, open_entry
 from hybrid.wire.envelope import Candidate, ReplyOpener, RequestSealer, SealedRequest
 from hybrid.wire.note import NoteVerifier
 from hybrid.wire.receipt import Receipt, SealedError, UsageReport
@@ -40,9 +41,10 @@ class Node:
         engine: str = "fake",
         prefix: tuple[str, ...] = (),
         command: tuple[str, ...] = COMMAND,
+        verb: str = "serve",
         wait: bool = True,
     ) -> None:
-        words = [*command, "serve", "--json", "--engine", engine]
+        words = [*command, verb, "--json", *(("--engine", engine) if verb == "serve" else ())]
         words += [] if "--listen" in options else ["--listen", "127.0.0.1:0"]
         self.process = subprocess.Popen(
             [*prefix, *words, *options], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE
@@ -172,7 +174,9 @@ class Client:
     def _fetch(self) -> tuple[Directory, str, Candidate]:
         reply = codec.decode_directory_reply(codec.join_parts(list(self._get(b"", timeout=10))))
         directory = Directory.decode(reply.directory)
-        assert open_entry(reply.leaf, self.verifier).directory_id == directory.id
+        entry = open_entry(Leaf.decode(reply.leaf).entry, self.verifier)
+        assert isinstance(entry, DirectoryEntry)
+        assert entry.directory_id == directory.id
         bundle = directory.nodes[0].bundle
         bundle.verify_signature()
         statement, now = bundle.statement, time.time()

@@ -39,6 +39,7 @@ EXPECTED: dict[str, object] = {
     "overload": (grpc.StatusCode.UNAVAILABLE, "BUSY"),
     "rate_limit": (grpc.StatusCode.RESOURCE_EXHAUSTED, "LIMIT"),
     "unavailable": (grpc.StatusCode.UNAVAILABLE, "BUSY"),
+    "die_before_head": (grpc.StatusCode.UNAVAILABLE, "BUSY"),
     "die_midstream": (grpc.StatusCode.UNAVAILABLE, "BUSY"),
 }
 

@@ -13,6 +13,7 @@ from cryptography.x509.oid import NameOID
 
 from hybrid.wire import codec
 from tests.pcc_server.node_client import Node
+from tests.pcc_server.router_client import routed
 
 
 @pytest.fixture
@@ -60,3 +61,14 @@ def test_a_certificate_that_is_none_is_a_bad_option(tmp_path: Path) -> None:
     assert node.process.wait(20) == 2
     node.stop()
     assert "are not a certificate chain and its unencrypted key" in node.stderr[-1]
+
+
+def test_only_the_router_connects_to_a_node_that_wants_its_certificate(pair: tuple[Path, Path]) -> None:
+    cert, key = map(str, pair)
+    node_options = ("--tls-cert", cert, "--tls-key", key, "--tls-client-ca", cert, "--access", "router")
+    with Node(*node_options) as node:
+        with routed([node], "--node-ca", cert, "--node-cert", cert, "--node-key", key) as client:
+            assert client.ask_of(list(client.candidates().values()), "hello").text
+        credentials = grpc.ssl_channel_credentials(pair[0].read_bytes())
+        with grpc.secure_channel(node.address, credentials) as channel, pytest.raises(grpc.RpcError):
+            fetch(channel)  # a client knows the authority and has no certificate of its own

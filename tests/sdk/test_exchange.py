@@ -1,13 +1,11 @@
 """One exchange without a network: what a genuine reply yields, and what every damaged one raises."""
 
-import asyncio
 import random
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 
-from hybrid.directory import DirectoryCache, choose
 from hybrid.errors import (
     AttestationError,
     ConfigurationError,
@@ -22,7 +20,7 @@ from hybrid.exchange import Answering, Exchange, Item, Timeout
 from hybrid.gate import Cleared, Gate
 from hybrid.remote_errors import BROKEN, REFUSALS, SEALED, broken, refused, sealed
 from hybrid.routing.labels import Labels, typed
-from hybrid.trust.verify import VerifiedNode, Verifier
+from hybrid.trust.verify import VerifiedNode
 from hybrid.wire.codec import decode_invoke_reply, encode_invoke_reply
 from hybrid.wire.constants import FRAME_BYTES
 from hybrid.wire.envelope import ReplySealer
@@ -31,7 +29,7 @@ from hybrid.wire.keys import IdentityKey
 from hybrid.wire.receipt import Receipt, ReceiptFacts, SealedError, UsageReport
 from hybrid.wire.types import Chunk
 from hybrid.wire.v1 import pcc_pb2
-from tests.trust.maker import ANSWER, NOW, USAGE, DirectTransport, FakeWorker, Maker, asked, decision, failing, good
+from tests.trust.maker import ANSWER, NOW, USAGE, FakeWorker, Maker, asked, decision, failing, good
 
 PROMPT = "What is the capital of France?"
 MAKER = Maker()
@@ -341,159 +339,3 @@ def test_the_deadline_is_the_smallest_the_protocol_has(total: float, deadline_ms
 def test_a_timeout_no_deadline_can_keep_is_refused(change: dict[str, float]) -> None:
     with pytest.raises(ConfigurationError):
         Timeout(**change)
-
-
-# --- the directory in use --------------------------------------------------------------------------
-
-
-class Clock:
-    def __init__(self, at: float) -> None:
-        self.at = at
-
-    def __call__(self) -> float:
-        return self.at
-
-
-def cached(worker: FakeWorker, clock: Clock) -> DirectoryCache:
-    verifier = Verifier(worker.maker.policy())
-    return DirectoryCache(DirectTransport(worker), verifier, now=clock, rng=random.Random(1))  # noqa: S311 - a test repeats itself
-
-
-def test_a_directory_is_fetched_once_and_kept() -> None:
-    worker, clock = FakeWorker(MAKER), Clock(NOW)
-    cache = cached(worker, clock)
-
-    async def twice() -> None:
-        assert await cache.current() is await cache.current()
-
-    asyncio.run(twice())
-    assert worker.directories == 1
-
-
-def test_many_requests_at_once_fetch_one_directory() -> None:
-    worker, clock = FakeWorker(MAKER), Clock(NOW)
-    cache = cached(worker, clock)
-
-    async def many() -> None:
-        await asyncio.gather(*(cache.sample() for _ in range(20)))
-
-    asyncio.run(many())
-    assert worker.directories == 1
-    assert cache.counts[NODES[0].node_id.hex()].offered == 20
-
-
-def test_a_held_directory_is_refreshed_when_due_and_kept_when_that_fails() -> None:
-    worker, clock = FakeWorker(MAKER), Clock(NOW)
-    cache = cached(worker, clock)
-
-    async def later() -> None:
-        first = await cache.current()
-        clock.at = NOW + 200 + 90 + 61  # (e+1)T + 90 s and all of the jitter
-        second = await cache.current()
-        assert second.seq > first.seq
-        cache._transport = DirectTransport(FakeWorker(MAKER))  # a lagging mirror: it starts counting again
-        clock.at += 31
-        assert await cache.current() is second
-
-    asyncio.run(later())
-    assert worker.directories == 2
-
-
-def test_a_directory_signed_by_somebody_else_is_never_worked_around() -> None:
-    worker, clock = FakeWorker(MAKER), Clock(NOW)
-    cache = cached(worker, clock)
-
-    async def swapped() -> None:
-        await cache.current()
-        cache._transport = DirectTransport(FakeWorker(Maker()))
-        await cache.current(fresh=True)
-
-    with pytest.raises(AttestationError) as caught:
-        asyncio.run(swapped())
-    assert caught.value.check == "directory.signature"
-
-
-def test_a_directory_that_has_ended_is_not_held() -> None:
-    clock = Clock(NOW)
-    cache = cached(FakeWorker(MAKER), clock)
-    asyncio.run(cache.current())
-    assert cache.held is not None
-    clock.at = cache.held.valid_until + 1
-    assert cache.held is None
-
-
-def test_a_model_nobody_serves_is_named_with_those_that_are() -> None:
-    cache = cached(FakeWorker(MAKER), Clock(NOW))
-    with pytest.raises(ConfigurationError) as caught:
-        asyncio.run(cache.sample(model_id="elsewhere"))
-    assert "fake" in caught.value.hint
-
-
-def test_eight_failures_in_one_epoch_close_the_route_until_the_next() -> None:
-    clock = Clock(NOW)
-    cache = cached(FakeWorker(MAKER), clock)
-
-    async def run() -> None:
-        nodes = await cache.sample()
-        for _ in range(7):
-            cache.failed(nodes)
-        assert await cache.sample()
-        cache.failed(nodes)
-        with pytest.raises(RemoteError):
-            await cache.sample()
-        clock.at = NOW + 200  # the next epoch
-        assert await cache.sample()
-
-    asyncio.run(run())
-
-
-def eight_nodes(weights: list[int]) -> tuple[VerifiedNode, ...]:
-    bundles = [Maker(deployment="localhost").bundle() for _ in weights]
-    return MAKER_OF_EIGHT.verified(*bundles, weights=weights).nodes
-
-
-MAKER_OF_EIGHT = Maker()
-
-
-def chi_square_limit(freedom: int) -> float:
-    """The 0.999 quantile of chi-square, by Wilson and Hilferty's approximation (1931)."""
-    part = 2 / (9 * freedom)
-    return freedom * (1 - part + 3.0902 * part**0.5) ** 3
-
-
-def exact_sets(weights: list[int]) -> dict[frozenset[int], float]:
-    """Probability of each set of three drawn one after the other by weight, without replacement."""
-    out: dict[frozenset[int], float] = {}
-    numbers, total = range(len(weights)), sum(weights)
-    for a in numbers:
-        for b in numbers:
-            for c in numbers:
-                if len({a, b, c}) == 3:
-                    left = total - weights[a]
-                    p = weights[a] / total * weights[b] / left * weights[c] / (left - weights[b])
-                    out[frozenset((a, b, c))] = out.get(frozenset((a, b, c)), 0.0) + p
-    return out
-
-
-def statistic(drawn_by: list[int], judged_by: list[int]) -> float:
-    nodes = eight_nodes(drawn_by)
-    place = {node.node_id: n for n, node in enumerate(nodes)}
-    rng, draws = random.Random(20), 10_000  # noqa: S311 - a test repeats itself
-    seen: dict[frozenset[int], int] = {}
-    for _ in range(draws):
-        drawn = choose(nodes, k=3, rng=rng)
-        key = frozenset(place[node.node_id] for node in drawn)
-        assert len(key) == 3
-        seen[key] = seen.get(key, 0) + 1
-    expected = exact_sets(judged_by)
-    return sum((seen.get(key, 0) - draws * p) ** 2 / (draws * p) for key, p in expected.items())
-
-
-def test_nodes_are_drawn_by_weight_and_a_draw_that_ignores_weights_is_found() -> None:
-    weights = [1, 2, 3, 4, 1, 2, 3, 4]
-    assert statistic(weights, weights) < chi_square_limit(55)
-    assert statistic([1] * 8, weights) > chi_square_limit(55)
-
-
-def test_a_small_directory_gives_as_many_candidates_as_it_has() -> None:
-    assert choose(NODES, k=3, rng=random.Random(1)) == NODES  # noqa: S311 - a test repeats itself

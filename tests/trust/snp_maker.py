@@ -20,6 +20,7 @@ from hybrid.wire.snp import Tcb
 NOW = datetime(2026, 6, 1, tzinfo=UTC).timestamp()
 TCB = Tcb(bootloader=3, tee=1, snp=8, microcode=200)
 CHIP = bytes(range(64))
+REPORT_ID = b"\x1d" * 32
 ARC = "1.3.6.1.4.1.3704.1."
 GOOD_POLICY = 0x30000  # SMT allowed, the reserved bit set; no debugging, no migration
 
@@ -123,6 +124,7 @@ class Amd:
         launch: Tcb = TCB,
         cpuid: bytes = bytes(3),
         chip: bytes = CHIP,
+        report_id: bytes = REPORT_ID,
     ) -> bytes:
         """A report of 1,184 bytes, signed by this VCEK."""
         made = bytearray(0x2A0)
@@ -134,6 +136,7 @@ class Amd:
             0x48: key_info.to_bytes(4, "little"),
             0x50: data,
             0x90: measurement,
+            0x140: report_id,
             0x180: _tcb(reported),
             0x188: cpuid,
             0x1A0: chip,

@@ -10,12 +10,14 @@ from hybrid.trust.checks import CheckStatus
 from hybrid.trust.log_view import NonceProof
 from hybrid.trust.tpm2 import Tpm2Trust
 from hybrid.wire.attest import AttestReply, nonce_binding
+from hybrid.wire.checkpoint import checkpoint_digest
 from hybrid.wire.codec import DirectoryReply
 from hybrid.wire.evidence import Accelerator, Bundle, EvidenceItem, ModelEntry, make_bundle
 from hybrid.wire.keys import EpochKey, IdentityKey
+from hybrid.wire.tpm2 import name_of
 from tests.trust.log_maker import WITNESSED, Cloud
 from tests.trust.maker import EPOCH_S, MODEL, NOW, SOFTWARE_ITEM
-from tests.trust.tpm_maker import BOOT
+from tests.trust.tpm_maker import BOOT, Tpm, ecc_public
 
 
 def refused(cloud: Cloud, bundle: Bundle, check: str, **kw: Any) -> AttestationError:
@@ -139,6 +141,17 @@ def test_a_checkpoint_the_directory_does_not_hold_says_nothing_about_age() -> No
     refused(cloud, cloud.node(checkpoint_digest=b"\x07" * 32), "evidence.fresh")
 
 
+def test_the_checkpoint_the_statement_names_tells_the_age_and_no_newer_one_beside_it() -> None:
+    cloud = Cloud(times=(NOW - 4000, NOW - 4000))
+    stale, fresh = cloud.older, cloud.log.checkpoint(NOW - 200)
+    old = cloud.node()
+    young = cloud.node(checkpoint_digest=checkpoint_digest(fresh))
+    both = {"checkpoints": (stale, fresh)}
+    (node,) = cloud.check(cloud.publish(cloud.listed(young, **both, seq=1))).nodes
+    assert node.evidence_t0 == NOW - 200
+    assert judged(cloud, cloud.publish(cloud.listed(old, **both, seq=2)), "evidence.fresh").got == "4000 s by witnesses"
+
+
 def test_without_witnesses_only_a_nonce_shows_that_evidence_is_fresh() -> None:
     cloud = Cloud()
     policy = cloud.log.policy("quorum none")
@@ -207,6 +220,42 @@ def test_a_nonce_reply_that_is_not_about_this_nonce_and_bundle_is_refused() -> N
     assert cloud.check(reply, freshness="nonce", nonces=[good]).nodes
     for proof in bad.values():
         judged(cloud, reply, "evidence.fresh", freshness="nonce", nonces=[proof])
+
+
+@pytest.mark.parametrize("other", [{"measurement": b"\x66" * 48}, {"report_id": b"\x66" * 32}])
+def test_only_the_guest_of_the_bundle_makes_it_fresh(other: Any, confidential: Cloud) -> None:
+    """Anybody may rent a genuine chip: a report of a guest of one's own says nothing about an old bundle."""
+    bundle = confidential.node()
+    reply = confidential.publish(confidential.listed(bundle))
+    assert confidential.check(reply, freshness="nonce", nonces=[nonced(confidential, bundle)]).nodes
+    error = judged(
+        confidential, reply, "evidence.fresh", freshness="nonce", nonces=[nonced(confidential, bundle, **other)]
+    )
+    assert error.got == "evidence of another machine"
+
+
+def test_only_the_tpm_of_the_bundle_makes_it_fresh() -> None:
+    cloud, other = Cloud(), Tpm()
+    both = enrolled(cloud.tpm, other)
+    bundle = cloud.node()
+    reply = cloud.publish(cloud.listed(bundle))
+    assert cloud.check(reply, freshness="nonce", tpm2=both, nonces=[nonced(cloud, bundle)]).nodes
+    cloud.tpm = other
+    assert cloud.check(cloud.publish(cloud.listed(cloud.node(), seq=1)), tpm2=both).nodes
+    error = judged(cloud, reply, "evidence.fresh", freshness="nonce", tpm2=both, nonces=[nonced(cloud, bundle)])
+    assert error.got == "evidence of another machine"
+
+
+def enrolled(*tpms: Tpm) -> Tpm2Trust:
+    return Tpm2Trust(ak_names=tuple(name_of(ecc_public(tpm.key)).hex() for tpm in tpms))
+
+
+def test_a_nonce_of_the_future_shows_nothing() -> None:
+    cloud = Cloud()
+    bundle = cloud.node()
+    reply, good = cloud.publish(cloud.listed(bundle)), nonced(cloud, bundle)
+    assert cloud.check(reply, freshness="nonce", nonces=[replace(good, made_at=NOW + 90)]).nodes
+    judged(cloud, reply, "evidence.fresh", freshness="nonce", nonces=[replace(good, made_at=NOW + 91)])
 
 
 def test_the_nonce_of_another_bundle_does_not_count() -> None:

@@ -171,7 +171,33 @@ def test_n16_tiles_that_were_tampered_with_are_refused() -> None:
         for at in range(0, len(data), 32):
             bad = data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :]
             view = replace(good, tiles={**good.tiles, path: bad})
-            refused(cloud, reply, "log.consistency", log=view)
+            error = refused(cloud, reply, "log.consistency", log=view)
+            assert not isinstance(error, LogContradiction)  # tiles are nobody's word: a mirror's garbage is no fork
+            assert error.got == "tiles that do not belong to this checkpoint"
+
+
+@pytest.mark.parametrize(("old", "new"), [(255, 300), (256, 300), (257, 600), (512, 600)])
+def test_n16_garbage_for_any_tile_is_no_contradiction_and_a_fork_is_one(old: int, new: int) -> None:
+    cloud = Cloud()
+    while len(cloud.log.entries) < old - 1:
+        cloud.log.add(b"filler %d" % len(cloud.log.entries))
+    first = cloud.publish()
+    stored = cloud.check(first).seen
+    fork = forked(cloud)
+    for told in (cloud, fork):
+        while len(told.log.entries) < new - 1:
+            told.log.add(b"filler %d" % len(told.log.entries))
+    reply = cloud.publish(cloud.listed(seq=1))
+    good = cloud.view(stored)
+    wanted = Verifier(cloud.policy()).wanted(reply, stored)
+    assert cloud.check(reply, log=replace(good, tiles={path: good.tiles[path] for path in wanted})).nodes
+    for path in wanted:
+        view = replace(good, tiles={**good.tiles, path: bytes(len(good.tiles[path]))})
+        assert not isinstance(refused(cloud, reply, "log.consistency", log=view), LogContradiction)
+    second = fork.publish(fork.listed(seq=1))
+    assert isinstance(refused(fork, second, "log.consistency", log=fork.view(stored)), LogContradiction)
+    honest = refused(fork, second, "log.consistency", log=cloud.view(stored))
+    assert not isinstance(honest, LogContradiction)  # the old story's tiles don't lead to the new one
 
 
 def test_n16_missing_tiles_refuse_and_are_no_contradiction() -> None:
@@ -314,6 +340,29 @@ def test_entries_of_other_signers_and_deployments_share_the_log_without_effect()
     assert len(read_tail(cloud, cloud.publish()).directories) == 1
 
 
+def test_two_deployments_share_a_log_without_contradicting_each_other() -> None:
+    """Their epochs have the same numbers, and a client of both remembers one tail per log."""
+    cloud = Cloud()
+    other = Cloud(deployment="other.example.com", log=cloud.log, tpm=cloud.tpm)
+    theirs = read_tail(other, other.publish())
+    reply = cloud.publish()
+    got = cloud.check(reply, log=cloud.view(tail=theirs))
+    assert status(got, "directory.unique") is CheckStatus.SKIP
+    assert Verifier(cloud.policy()).wanted_tail(reply, theirs) == Verifier(cloud.policy()).wanted_tail(reply, None)
+    mine = read_tail(cloud, reply, theirs)
+    assert len(mine.directories) == 1
+    assert status(cloud.check(reply, log=cloud.view(tail=mine)), "directory.unique") is CheckStatus.PASS
+
+
+def test_a_tail_that_does_not_hold_the_directorys_own_entry_proves_nothing_about_it() -> None:
+    cloud = Cloud()
+    reply = cloud.publish()
+    tail = read_tail(cloud, reply)
+    assert status(cloud.check(reply, log=cloud.view(tail=tail)), "directory.unique") is CheckStatus.PASS
+    without = replace(tail, directories={})
+    assert status(cloud.check(reply, log=cloud.view(tail=without)), "directory.unique") is CheckStatus.SKIP
+
+
 @pytest.mark.parametrize("size", [255, 256, 257, 600])
 def test_the_tail_is_read_on_from_where_it_was_and_proved_from_what_was_asked_for(size: int) -> None:
     cloud = Cloud()
@@ -351,6 +400,7 @@ def test_every_file_of_the_tail_is_proved() -> None:
             with pytest.raises(AttestationError) as caught:
                 verifier.check_tail(reply, None, changed)
             assert caught.value.check == "directory.unique"
+            assert not isinstance(caught.value, LogContradiction)
 
 
 def test_a_revocation_found_in_the_tail_ends_the_release() -> None:

@@ -153,6 +153,24 @@ def test_n24_a_file_with_anything_wrong_is_refused_by_its_dotted_key(old: str, n
     assert key in str(caught.value)
 
 
+def test_two_deployments_at_one_address_are_refused_when_read_and_when_written() -> None:
+    """Which of two policies counts for an address must not depend on their order."""
+    second = f'[deployment."b.example.com"]\ndirectory_signers = ["{SIGNER}"]\nendpoint = "{NAME}:443"\n'
+    with pytest.raises(ConfigurationError, match=r"b\.example\.com.*endpoint"):
+        parse_trust(FULL + second)
+    apart = parse_trust(FULL + second.replace(":443", ":444")).deployments
+    assert len(apart) == 2
+    assert parse_trust(write_trust(apart)).deployments.keys() == apart.keys()
+    with pytest.raises(ConfigurationError, match="endpoint"):
+        write_trust({name: replace(policy, endpoint="x:1") for name, policy in apart.items()})
+
+
+def test_a_deployment_named_twice_is_refused() -> None:
+    for again in (f'[deployment."{NAME}"]', "[deployment.'pcc.example.com']", "[deployment.pcc.example.com]"):
+        with pytest.raises(ConfigurationError):
+            parse_trust(SMALL + f'{again}\ndirectory_signers = ["{SIGNER}"]\n')
+
+
 def test_an_unknown_key_names_the_nearest_one() -> None:
     with pytest.raises(ConfigurationError) as caught:
         parse_trust(FULL.replace("candidates", "canddates"))
@@ -192,6 +210,35 @@ def test_n24_a_file_that_others_may_write_is_refused(tmp_path: Path, mode: int) 
     with pytest.raises(ConfigurationError, match="written by others") as caught:
         read_trust_file(written(tmp_path / "trust.toml", mode=mode))
     assert "chmod go-w" in caught.value.hint
+
+
+def test_n24_a_link_does_not_hide_who_may_write_the_file(tmp_path: Path) -> None:
+    link = tmp_path / "link"
+    link.symlink_to(written(tmp_path / "trust.toml", mode=0o620))
+    with pytest.raises(ConfigurationError, match="written by others"):
+        read_trust_file(link)
+    (tmp_path / "trust.toml").chmod(0o600)
+    assert read_trust_file(link).deployments
+
+
+@pytest.mark.parametrize(("owner", "passes"), [(0, True), (1, True), (2, False)], ids=["root", "me", "somebody else"])
+def test_n24_a_file_of_somebody_else_is_refused_whatever_its_mode(
+    owner: int, passes: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = written(tmp_path / "trust.toml", mode=0o644)
+    ids = {0: 0, 1: 4242, 2: 4243}
+    real = os.fstat
+    monkeypatch.setattr(os, "geteuid", lambda: 4242)
+    monkeypatch.setattr(os, "fstat", lambda fd: _owned(real(fd), ids[owner]))
+    if passes:
+        assert read_trust_file(path).deployments
+        return
+    with pytest.raises(ConfigurationError, match="belongs to somebody else"):
+        read_trust_file(path)
+
+
+def _owned(status: os.stat_result, owner: int) -> os.stat_result:
+    return os.stat_result([*status[:4], owner, *status[5:10]])
 
 
 def test_a_file_that_cannot_be_read_names_itself(tmp_path: Path) -> None:

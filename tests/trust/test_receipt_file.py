@@ -10,9 +10,10 @@ from hybrid.trust.checks import CheckStatus
 from hybrid.trust.policy import Policy
 from hybrid.trust.receipt_file import ReceiptFile
 from hybrid.trust.reverify import Verdict, reverify
-from hybrid.trust.verify import VerifiedNode
+from hybrid.trust.verify import _ONLY_HERE, VerifiedNode
 from hybrid.wire.canonical import canonical_json, decode_canonical_json
 from hybrid.wire.constants import FRAME_BYTES
+from hybrid.wire.directory import Directory
 from hybrid.wire.encoding import digest
 from hybrid.wire.entries import entry_digest
 from hybrid.wire.envelope import Candidate, RequestOpener, RequestSealer
@@ -176,6 +177,40 @@ def test_a_file_without_a_trust_of_its_own_fails_where_todays_does(kept: Answere
     file = replace(kept.file, trust=trust)
     assert reverify(file, kept.policy, now=YEAR_2040).verdict == "verified"
     assert reverify(file, Cloud().policy(), now=YEAR_2040).verdict == "failed"
+
+
+def test_a_node_that_only_its_own_key_vouches_for_is_not_verified_by_a_directory_that_does_not_list_it() -> None:
+    """Everybody can fetch a directory's entry, and make a software bundle and a receipt beside it."""
+    honest, stranger = Maker(), Maker()
+    (node,) = honest.verified().nodes
+    (own,) = stranger.verified().nodes
+    good = answer(honest, node, honest.policy())
+    assert reverify(good, honest.policy(), now=YEAR_2040).verdict == "verified"
+    forged = answer(stranger, stolen(own, node.directory_id), honest.policy())
+    proof = replace(forged.proof, entry=good.proof.entry)
+    for directory in (good.proof.directory, forged.proof.directory, b"", b"no directory"):
+        file = replace(forged, proof=replace(proof, directory=directory))
+        assert failing(reverify(file, honest.policy(), now=YEAR_2040)).startswith("directory.")
+
+
+def stolen(node: VerifiedNode, directory_id: bytes) -> VerifiedNode:
+    return replace(node, directory_id=directory_id, token=_ONLY_HERE)
+
+
+def test_a_receipt_keeps_the_directory_only_where_nothing_else_vouches_for_the_node(kept: Answered) -> None:
+    assert not kept.file.proof.directory
+    unbound = replace(kept.file, proof=replace(kept.file.proof, directory=b"x"))
+    assert failing(reverify(unbound, kept.policy, now=YEAR_2040)) == "directory.intact"
+    maker = Maker()
+    (node,) = maker.verified().nodes
+    assert node.proof.directory == maker_directory(node)
+
+
+def maker_directory(node: VerifiedNode) -> bytes:
+    directory = Directory.decode(node.proof.directory)
+    assert directory.id == node.directory_id
+    assert [listed.bundle.raw for listed in directory.nodes] == [node.proof.bundle]
+    return directory.raw
 
 
 # --- tampering ------------------------------------------------------------------------------------

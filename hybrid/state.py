@@ -1,0 +1,63 @@
+"""The folder in which a client remembers: newest checkpoints, receipts, shares of nodes. Never content.
+
+Files are private to their owner and replaced whole, so that a crash leaves the old one or the new one.
+"""
+
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from .errors import ConfigurationError
+
+PRIVATE_FOLDER = 0o700
+
+
+def default_folder() -> Path:
+    """Where this platform keeps what programs remember."""
+    import platformdirs
+
+    return platformdirs.user_state_path("hybrid-pcc")
+
+
+def write_private(path: Path, data: bytes) -> None:
+    """Replace a file whole, readable by its owner alone; its folder is made when missing.
+
+    Raises ConfigurationError naming the folder when it can't be written.
+    """
+    try:
+        path.parent.mkdir(mode=PRIVATE_FOLDER, parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")  # 0600
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            Path(name).replace(path)
+        except BaseException:
+            Path(name).unlink(missing_ok=True)
+            raise
+    except OSError as error:
+        raise ConfigurationError(
+            f"{path.parent} cannot be written: {error.strerror or type(error).__name__}",
+            hint="make that folder writable, or name another one with state=, HYBRID_STATE or the key state",
+        ) from None
+
+
+def read_json(path: Path) -> Any:
+    """Return the JSON of one of our own files, None where there is none.
+
+    Raises ConfigurationError for one that can't be read: what was remembered must not be forgotten silently.
+    """
+    try:
+        return json.loads(path.read_bytes())
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (OSError, ValueError):
+        raise ConfigurationError(f"{path} cannot be read", hint="look at the file; removing it forgets it") from None
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Replace one of our own files. Raises ConfigurationError."""
+    write_private(path, json.dumps(value, indent=1, sort_keys=True).encode("ascii"))

@@ -1,0 +1,165 @@
+"""Who is let in: anybody, holders of a key, or whoever the router has let in already (SPEC 7, 10).
+
+A key is 32 random bytes in base64 behind ``pcc_``; the file holds its SHA-256 alone, so reading the file gives no key.
+Judged before anything is decrypted. Anonymous tokens would be one more ``Admission``.
+"""
+
+import hashlib
+import hmac
+import re
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol, Self
+
+from . import events
+from .config import Guarded
+from .errors import CONFIG_EXIT, Limit, StartFailure, TokenRefused
+from .events import Event
+from .rate import Rate
+
+HEADER = "# id sha256 requests-per-minute/at-once"
+KEY_ID = re.compile(r"[a-z0-9][a-z0-9._-]{0,31}")
+MAX_KEYS = 10_000
+MAX_PER_MINUTE, MAX_AT_ONCE = 60_000, 1_000
+_LINE = re.compile(r"(?P<id>\S+) (?P<digest>[0-9a-f]{64}) (?P<minute>[0-9]{1,6})/(?P<once>[0-9]{1,4})")
+_RELOAD_S = 1.0  # how long a revoked key may go on at most
+
+
+class Admission(Protocol):
+    """Judges the token of one request and counts it while it runs."""
+
+    def enter(self, token: bytes) -> AbstractContextManager[None]:
+        """Let a request in for as long as the context lasts. Raises TokenRefused, Limit."""
+
+
+class Anybody:
+    """No key is asked for: an open node, or one whose router has asked already."""
+
+    def enter(self, _token: bytes) -> AbstractContextManager[None]:
+        """Let it in."""
+        return nullcontext()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AccessKey:
+    """One line of the file. per_minute, at_once: how many requests it may make."""
+
+    id: str
+    digest: bytes = field(repr=False)
+    per_minute: int = 60
+    at_once: int = 4
+
+    def encode(self) -> str:
+        """Write the line."""
+        return f"{self.id} {self.digest.hex()} {self.per_minute}/{self.at_once}"
+
+    @classmethod
+    def parse(cls, line: str) -> Self:
+        """Read a line. Raises ValueError saying what it should look like."""
+        found = _LINE.fullmatch(line)
+        if not found or not KEY_ID.fullmatch(found["id"]):
+            raise ValueError("a key reads: id, SHA-256 in hexadecimal, requests per minute/at once")
+        per_minute, at_once = int(found["minute"]), int(found["once"])
+        if not (1 <= per_minute <= MAX_PER_MINUTE and 1 <= at_once <= MAX_AT_ONCE):
+            raise ValueError(f"a key's limits lie between 1/1 and {MAX_PER_MINUTE}/{MAX_AT_ONCE}")
+        return cls(id=found["id"], digest=bytes.fromhex(found["digest"]), per_minute=per_minute, at_once=at_once)
+
+
+def digest_of(token: bytes) -> bytes:
+    """Hash a key as the file holds it. It has 256 random bits, so no slow hash is needed."""
+    return hashlib.sha256(token).digest()
+
+
+def parse_keys(text: str) -> tuple[AccessKey, ...]:
+    """Read a file of keys. Raises ValueError naming the line."""
+    keys: dict[str, AccessKey] = {}
+    for number, line in enumerate(text.splitlines(), start=1):
+        if not line.strip() or line.startswith("#"):
+            continue
+        try:
+            key = AccessKey.parse(line)
+        except ValueError as error:
+            raise ValueError(f"line {number}: {error}") from None
+        if key.id in keys:
+            raise ValueError(f"line {number}: the id {key.id} stands twice")
+        keys[key.id] = key
+    if len(keys) > MAX_KEYS:
+        raise ValueError(f"more than {MAX_KEYS} keys")
+    return tuple(keys.values())
+
+
+@dataclass(slots=True)
+class _Use:
+    """What one key does now."""
+
+    rate: Rate
+    running: int = 0
+
+
+class Keys:
+    """Lets in holders of a key in a file, which is read again when it changes."""
+
+    def __init__(self, path: Path, *, clock: Callable[[], float] = time.monotonic) -> None:
+        """Read the file. Raises StartFailure with exit code 2."""
+        self._path = path
+        self._clock = clock
+        self._uses: dict[AccessKey, _Use] = {}
+        self._mark: tuple[int, ...] = ()
+        self._looked = clock()
+        try:
+            self._read()
+        except (OSError, ValueError) as error:
+            raise StartFailure(f"cannot use the keys in {path}: {error}", CONFIG_EXIT) from None
+
+    @contextmanager
+    def enter(self, token: bytes) -> Iterator[None]:
+        """Let in the holder of a key, within its limits. Raises TokenRefused, Limit."""
+        self._refresh()
+        key = self._find(token)
+        use = self._uses[key]
+        if use.running >= key.at_once:
+            raise Limit
+        use.rate.take(key.id)
+        use.running += 1
+        try:
+            yield
+        finally:
+            use.running -= 1
+
+    def _find(self, token: bytes) -> AccessKey:
+        """Compare with every key, so that time tells nothing about which one came close. Raises TokenRefused."""
+        own = digest_of(token)
+        found = [key for key in self._uses if hmac.compare_digest(key.digest, own)]
+        if not token or not found:
+            raise TokenRefused
+        return found[0]
+
+    def _refresh(self) -> None:
+        """Read a changed file. One that cannot be read lets nobody in."""
+        if self._clock() - self._looked < _RELOAD_S:
+            return
+        self._looked = self._clock()
+        try:
+            self._read()
+        except (OSError, ValueError):
+            if self._uses:
+                events.emit(Event.ACCESS_FILE, readable=0)
+            self._uses, self._mark = {}, ()
+
+    def _read(self) -> None:
+        stat = self._path.stat()
+        mark = (stat.st_mtime_ns, stat.st_size, stat.st_ino)
+        if mark == self._mark:
+            return
+        keys = parse_keys(self._path.read_text("ascii"))
+        self._uses = {key: self._uses.get(key) or _Use(Rate(key.per_minute, clock=self._clock)) for key in keys}
+        self._mark = mark
+        events.emit(Event.ACCESS_FILE, readable=1, keys=len(keys))
+
+
+def admission(settings: Guarded) -> Admission:
+    """Return what a port's settings ask for. Raises StartFailure with exit code 2 for a file of no use."""
+    return Keys(Path(settings.access_keys)) if settings.access == "keys" else Anybody()

@@ -1,0 +1,93 @@
+"""``pcc-server access``: the file of keys that ``--access keys`` lets in."""
+
+import base64
+import os
+import secrets
+import sys
+from pathlib import Path
+
+import click
+
+from .access import HEADER, AccessKey, digest_of, parse_keys
+from .errors import CONFIG_EXIT, StartFailure
+
+PREFIX = "pcc_"
+_KEY_BYTES = 32
+_FILE = click.Path(path_type=Path, dir_okay=False)
+
+
+class _Group(click.Group):
+    """Turns what the commands raise into one line and its exit code."""
+
+    def invoke(self, ctx: click.Context) -> object:
+        """Run a command."""
+        try:
+            return super().invoke(ctx)
+        except StartFailure as failure:
+            click.echo(f"pcc-server access: {failure.message}", err=True)
+            sys.exit(failure.exit_code)
+
+
+@click.group(cls=_Group)
+def access() -> None:
+    """Keys for clients: made here, shown once, stored as hashes. A running node reads the file when it changes."""
+
+
+@access.command()
+@click.argument("file", type=_FILE)
+@click.argument("key_id", metavar="ID")
+@click.option("--per-minute", type=int, default=60, show_default=True, metavar="N", help="Requests per minute.")
+@click.option("--at-once", type=int, default=4, show_default=True, metavar="N", help="Requests at the same time.")
+def add(file: Path, key_id: str, per_minute: int, at_once: int) -> None:
+    """Make a key and print it once: the client puts it into a file for --node-token-file."""
+    keys = _read(file) if file.exists() else ()
+    if any(key.id == key_id for key in keys):
+        raise StartFailure(f"{file} has a key {key_id} already; revoke it first, or choose another id", CONFIG_EXIT)
+    token = PREFIX + base64.urlsafe_b64encode(secrets.token_bytes(_KEY_BYTES)).decode("ascii").rstrip("=")
+    made = AccessKey(id=key_id, digest=digest_of(token.encode("ascii")), per_minute=per_minute, at_once=at_once)
+    _write(file, (*keys, made))
+    click.echo(token)
+
+
+@access.command(name="list")
+@click.argument("file", type=_FILE)
+def list_(file: Path) -> None:
+    """Print ids and limits."""
+    for key in _read(file):
+        click.echo(f"{key.id:32} {key.per_minute}/min, {key.at_once} at once")
+
+
+@access.command()
+@click.argument("file", type=_FILE)
+@click.argument("key_id", metavar="ID")
+def revoke(file: Path, key_id: str) -> None:
+    """Take a key out; a running node refuses it within a second."""
+    keys = _read(file)
+    kept = tuple(key for key in keys if key.id != key_id)
+    if len(kept) == len(keys):
+        raise StartFailure(f"{file} has no key {key_id}", CONFIG_EXIT)
+    _write(file, kept)
+
+
+def _read(file: Path) -> tuple[AccessKey, ...]:
+    try:
+        return parse_keys(file.read_text("ascii"))
+    except (OSError, ValueError) as error:
+        raise StartFailure(f"cannot use the keys in {file}: {error}", CONFIG_EXIT) from None
+
+
+def _write(file: Path, keys: tuple[AccessKey, ...]) -> None:
+    """Replace the file in one step: a node never reads half of it. Raises StartFailure."""
+    text = "\n".join([HEADER, *(key.encode() for key in keys)]) + "\n"
+    draft = file.with_name(f".{file.name}.{secrets.token_hex(4)}")
+    try:
+        parse_keys(text)
+        with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="ascii") as out:
+            out.write(text)
+        draft.replace(file)
+    except ValueError as error:
+        raise StartFailure(f"this is no key: {error}", CONFIG_EXIT) from None
+    except OSError as error:
+        raise StartFailure(f"cannot write {file}: {error.strerror}", CONFIG_EXIT) from None
+    finally:
+        draft.unlink(missing_ok=True)

@@ -1,0 +1,59 @@
+"""When to send what an engine produces: at once while it comes slowly, many items at a time while it pours."""
+
+import asyncio
+from collections.abc import Callable
+
+from hybrid.wire.constants import FRAMES_PER_MESSAGE
+
+from .errors import NodeError
+
+GAP_S = 0.008  # nobody sees it, and a message costs more than the frames in it
+
+
+class Pace:
+    """Decides when one reply is sent on. send: called to send everything that waits.  most: how many items may wait.
+
+    What was added leaves at once when nothing left for ``GAP_S``, or when it is urgent; else with what comes next.
+    ``last_s``: when something left last, on the loop's clock.
+    """
+
+    def __init__(self, send: Callable[[], None], most: int = FRAMES_PER_MESSAGE) -> None:
+        self._send = send
+        self._most = most
+        self._waiting = 0
+        self._timer: asyncio.TimerHandle | None = None
+        self._failed: NodeError | None = None
+        self._loop = asyncio.get_running_loop()
+        self.last_s = self._loop.time() - GAP_S
+
+    def added(self, *, urgent: bool = False) -> None:
+        """Say that one more item waits. Raises what ``send`` raised, also when it was the timer that called it."""
+        if self._failed:
+            raise self._failed
+        self._waiting += 1
+        if urgent or self._waiting >= self._most:
+            self._leave()
+        elif self._timer is None:
+            if self._loop.time() - self.last_s >= GAP_S:
+                self._leave()
+            else:
+                self._timer = self._loop.call_at(self.last_s + GAP_S, self._due)
+
+    def close(self) -> None:
+        """Call ``send`` no more; what still waits is the owner's."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _due(self) -> None:
+        self._timer = None
+        try:
+            self._leave()
+        except NodeError as error:
+            self._failed = error
+
+    def _leave(self) -> None:
+        self.close()
+        self._waiting = 0
+        self.last_s = self._loop.time()
+        self._send()

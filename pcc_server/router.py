@@ -1,0 +1,340 @@
+"""``pcc-server route``: one address for several nodes (SPEC 4, 7). It holds no key that opens anything, keeps nothing.
+
+It hands a sealed request to the client's candidates in the client's order, and serves one directory of all nodes.
+"""
+
+import asyncio
+import contextlib
+import signal
+import time
+from collections.abc import AsyncIterator, Coroutine, Iterator
+from pathlib import Path
+from typing import Any
+
+import grpc
+from grpc import aio
+
+from hybrid.wire.codec import (
+    METHODS,
+    InvokeRequest,
+    decode_attest_request,
+    decode_invoke_request,
+    decode_node_ref,
+    encode_invoke_request,
+    join_parts,
+    split_parts,
+)
+from hybrid.wire.constants import MAX_INVOKE_BYTES
+from hybrid.wire.errors import ErrorCode, Malformed, StaleKey
+from hybrid.wire.header import Header
+
+from . import child, errors, events
+from .access import admission
+from .calls import LogFiles, address_of, left_ms_of, only, write
+from .composer import Composed, Composer
+from .errors import CONFIG_EXIT, Busy, DeadlinePassed, Refused, StartFailure
+from .events import Event
+from .front import client_header
+from .gateway import DIRECTORY_PER_MINUTE, FLUSH_S, NONCES_PER_ADDRESS, RETRY_KEY, Context, make_server
+from .health import Readiness
+from .listing import Rules
+from .notices import Notices
+from .rate import AtOnce, Rate
+from .roster import Roster
+from .route_config import NodePlace, RouteSettings
+from .route_keys import directory_signer, open_ledger
+from .slots import Slots
+
+FETCH_S = 5.0  # for a node to send its directory
+EVIDENCE_S = 170.0  # for a node to collect evidence: a slow TPM takes long to give up
+HEAD_S = 10.0  # for a node to begin its reply: it does so before it generates
+READER_LOOK_S = 0.5
+GRACE_S = 2.0  # beyond a request's deadline: the node answers for it first
+NEXT = frozenset({ErrorCode.BUSY, ErrorCode.STALE_KEY, ErrorCode.FAULT})  # SPEC 7: these lead to the next candidate
+_OPTIONS = (
+    ("grpc.enable_retries", 0),  # the library would send the same bytes again
+    ("grpc.use_local_subchannel_pool", 1),
+    ("grpc.max_receive_message_length", MAX_INVOKE_BYTES),
+    ("grpc.initial_reconnect_backoff_ms", 200),
+    ("grpc.min_reconnect_backoff_ms", 2_000),  # also how long one try to connect may take
+    ("grpc.max_reconnect_backoff_ms", 2_000),
+    ("grpc.keepalive_time_ms", 60_000),
+    ("grpc.keepalive_timeout_ms", 10_000),
+)
+
+
+class GrpcNode:
+    """One node, over one connection that is made again whenever it breaks."""
+
+    def __init__(self, place: NodePlace, settings: RouteSettings) -> None:
+        """Make ready to connect. Raises StartFailure with exit code 2 for certificates that cannot be read."""
+        self.place = place
+        self._channel = _channel(place, settings)
+        self._invoke: aio.StreamStreamMultiCallable[bytes, bytes] = self._channel.stream_stream(
+            METHODS["Inference.Invoke"]
+        )
+
+    async def directory(self) -> bytes:
+        """Fetch its DirectoryReply. Raises Refused, Malformed."""
+        return join_parts([part async for part in self.parts("Directory.Get", b"", FETCH_S)])
+
+    async def parts(self, method: str, request: bytes, timeout_s: float) -> AsyncIterator[bytes]:
+        """Yield what a method answers, message by message. Raises Refused."""
+        caller: aio.UnaryStreamMultiCallable[bytes, bytes] = self._channel.unary_stream(METHODS[method])
+        call = caller(request, timeout=timeout_s)
+        try:
+            async for part in call:
+                yield part
+        except aio.AioRpcError as error:
+            raise _refused(error) from None
+        finally:
+            call.cancel()
+
+    def invoke(self, request: bytes, timeout_s: float) -> "aio.StreamStreamCall[bytes, bytes]":
+        """Send one sealed request; returns the call, which the caller must cancel when done."""
+        return self._invoke(iter([request]), timeout=timeout_s)
+
+    async def close(self) -> None:
+        """Close the connection."""
+        await self._channel.close()
+
+
+def _channel(place: NodePlace, settings: RouteSettings) -> aio.Channel:
+    if not settings.node_ca:
+        return aio.insecure_channel(place.address, options=_OPTIONS)
+    try:
+        roots = Path(settings.node_ca).read_bytes()
+        chain = Path(settings.node_cert).read_bytes() if settings.node_cert else None
+        key = Path(settings.node_key).read_bytes() if settings.node_key else None
+    except OSError as error:
+        raise StartFailure(f"cannot read {error.filename}: {error.strerror}", CONFIG_EXIT) from None
+    return aio.secure_channel(place.address, grpc.ssl_channel_credentials(roots, key, chain), options=_OPTIONS)
+
+
+def _refused(error: aio.AioRpcError) -> Refused:
+    """Read a node's refusal. Whatever is none of ours is a connection that is not there."""
+    code = next((code for code in ErrorCode if code.value == error.details()), None)
+    if code is None or errors.STATUS[code] != error.code().name:
+        return Refused(ErrorCode.DEADLINE if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED else ErrorCode.BUSY)
+    return Refused(code, _hint(error))
+
+
+def _hint(error: aio.AioRpcError) -> int:
+    words = dict(error.trailing_metadata() or ()).get(RETRY_KEY, "0")
+    number = int(words) if isinstance(words, str) and words.isascii() and words.isdigit() and len(words) < 7 else 0  # noqa: PLR2004 - under a million
+    return min(number, errors.RETRY_CAP_MS)
+
+
+class Router:
+    """The handlers and what they share."""
+
+    def __init__(self, settings: RouteSettings, composer: Composer) -> None:
+        rules = Rules(deployment=settings.deployment, epoch_s=settings.epoch_s, allow_software=settings.allow_software)
+        self._nodes = [GrpcNode(place, settings) for place in settings.nodes]
+        self.roster = Roster(self._nodes, rules, composer, self._publish)
+        self._admission = admission(settings)
+        self._callers = Slots(running=settings.streams, queued=0)
+        self._directory_rate = Rate(DIRECTORY_PER_MINUTE)
+        self._attesting = AtOnce(NONCES_PER_ADDRESS)
+        self._log = LogFiles(settings.log)
+        self._parts: list[bytes] = []
+        self._draining = False
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self.health = Readiness()
+        self.published = asyncio.Event()
+
+    def _publish(self, composed: Composed) -> None:
+        self._parts = split_parts(composed.reply)
+        self.health.set_ready(ready=not self._draining)
+        self.published.set()
+
+    def _check_ready(self) -> None:
+        if not self.health.ready:
+            raise Busy
+
+    async def get_directory(self, request: bytes, context: Context) -> None:
+        """Directory.Get: an empty request, the same bytes for everybody."""
+        if request:
+            raise Malformed("the request of Directory.Get is empty")
+        self._check_ready()
+        self._directory_rate.take(address_of(context))
+        for part in self._parts:
+            await write(context, part)
+
+    async def attest(self, request: bytes, context: Context) -> None:
+        """Evidence.Attest: passed on to the node it names."""
+        node_id, _ = decode_attest_request(request)
+        with self._attesting.enter(address_of(context)):
+            await self._pass_on("Evidence.Attest", node_id, request, context)
+
+    async def event_log(self, request: bytes, context: Context) -> None:
+        """Evidence.EventLog: the same."""
+        self._directory_rate.take(address_of(context))
+        await self._pass_on("Evidence.EventLog", decode_node_ref(request), request, context)
+
+    async def _pass_on(self, method: str, node_id: bytes, request: bytes, context: Context) -> None:
+        self._check_ready()
+        node = self.roster.find(node_id)
+        if node is None:
+            raise StaleKey
+        async for part in node.parts(method, request, EVIDENCE_S):
+            await write(context, part)
+
+    async def log_file(self, request: bytes, context: Context) -> None:
+        """Log.File: one static file of the transparency log."""
+        await self._log.send(request, context)
+
+    async def invoke(self, requests: AsyncIterator[bytes], context: Context) -> None:
+        """Inference.Invoke: one sealed request to the first candidate that begins a reply."""
+        self._check_ready()
+        with self._inside():
+            data = await only(requests)
+            begun = time.monotonic()
+            request = decode_invoke_request(data)
+            del data
+            header = client_header(request)
+            with self._admission.enter(request.token):
+                await self._try_each(request, header, begun, context)
+
+    @contextlib.contextmanager
+    def _inside(self) -> Iterator[None]:
+        """Count one request. Raises Busy when there is no room."""
+        with self._callers.enter():
+            self._idle.clear()
+            try:
+                yield
+            finally:
+                if self._callers.inside == 1:
+                    self._idle.set()
+
+    async def _try_each(self, request: InvokeRequest, header: Header, begun: float, context: Context) -> None:
+        """Go through the candidates in the client's order. Raises Refused with the last code, DeadlinePassed."""
+        last = Refused(ErrorCode.STALE_KEY)
+        for index, candidate in enumerate(header.candidates):
+            left_ms = left_ms_of(header.deadline_ms, context.time_remaining(), begun)
+            if not left_ms:
+                raise DeadlinePassed
+            node = self.roster.find(candidate.node_id)
+            refused = await self._try(node, _for_one(request, index), left_ms, context) if node else last
+            if refused is None:
+                return
+            if refused.code not in NEXT:
+                raise refused
+            last = refused
+            self.roster.poke()
+            events.emit(Event.HANDED_OVER, position=index, code=last.code)
+        raise last
+
+    @staticmethod
+    async def _try(node: GrpcNode, request: bytes, left_ms: int, context: Context) -> Refused | None:
+        """Relay one node's reply. Returns its refusal when nothing of a reply was forwarded, else None.
+
+        Raises Refused when the reply breaks off later.
+        """
+        call = node.invoke(request, left_ms / 1000 + GRACE_S)
+        try:
+            try:
+                message = await _read(call, HEAD_S)
+            except Refused as refused:
+                return refused
+            if message is None:
+                return Refused(ErrorCode.FAULT)
+            while message is not None:
+                await write(context, message)
+                message = await _read(call)
+        finally:
+            call.cancel()
+        return None
+
+    async def drain(self, timeout_s: float) -> None:
+        """Refuse what is new at once; return when what runs has ended, or the time is over."""
+        self._draining = True
+        self.health.set_ready(ready=False)
+        events.emit(Event.DRAINING, streams=self._callers.inside)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                await self._idle.wait()
+
+    async def close(self) -> None:
+        """Close the connections to the nodes."""
+        self.health.close()
+        await asyncio.gather(*(node.close() for node in self._nodes))
+
+
+def _for_one(request: InvokeRequest, index: int) -> bytes:
+    """Encode what one candidate gets: its own key package and position, never the token."""
+    return encode_invoke_request(request.header, request.body, [request.key_packages[index]], index=index)
+
+
+async def _read(call: "aio.StreamStreamCall[bytes, bytes]", patience_s: float | None = None) -> bytes | None:
+    """Read one message; None at the end. Raises Refused."""
+    try:
+        async with asyncio.timeout(patience_s):
+            message = await call.read()
+    except aio.AioRpcError as error:
+        raise _refused(error) from None
+    except TimeoutError:
+        raise Refused(ErrorCode.BUSY) from None
+    return message if isinstance(message, bytes) else None
+
+
+# --- the process -------------------------------------------------------------------------------------
+
+
+async def _main(settings: RouteSettings, notices: Notices) -> int:
+    signer = directory_signer(settings)
+    composer = Composer(
+        deployment=settings.deployment,
+        epoch_s=settings.epoch_s,
+        signer=signer,
+        ledger=open_ledger(settings, signer),
+    )
+    router = Router(settings, composer)
+    server, listen = make_server(router, settings)
+    child.silence()
+    await server.start()
+    signals = _catch_signals()
+    tasks = [asyncio.create_task(work) for work in (router.roster.run(), _reader_gone(notices), signals.wait())]
+    ready = asyncio.create_task(router.published.wait())
+    ready.add_done_callback(lambda _: notices.routing(settings, listen, composer.node_key))
+    done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    failed = tasks[0] in done
+    if not failed and tasks[2] in done:
+        notices.draining()
+        signals.clear()
+        await _either(router.drain(settings.drain_timeout_s), signals.wait())
+    await router.close()
+    await server.stop(FLUSH_S)
+    if failed:
+        tasks[0].result()
+    return 0
+
+
+def _catch_signals() -> asyncio.Event:
+    heard, loop = asyncio.Event(), asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, heard.set)
+    return heard
+
+
+async def _reader_gone(notices: Notices) -> None:
+    """Return when the program that reads our JSON lines is gone."""
+    while True:
+        if notices.reader_gone():
+            return
+        await asyncio.sleep(READER_LOOK_S)
+
+
+async def _either(*works: Coroutine[Any, Any, object]) -> None:
+    tasks = [asyncio.ensure_future(work) for work in works]
+    await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    for task in tasks:
+        task.cancel()
+
+
+def run(settings: RouteSettings, notices: Notices) -> int:
+    """Route until a signal; returns the exit code. Raises StartFailure."""
+    code = asyncio.run(_main(settings, notices))
+    notices.stopped(code)
+    return code

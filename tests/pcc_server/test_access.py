@@ -1,0 +1,267 @@
+"""Keys for clients: random, stored as hashes, compared in constant time, limited each, judged before decryption."""
+
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import grpc
+import pytest
+
+from hybrid.wire import codec
+from hybrid.wire.errors import ErrorCode
+from pcc_server import errors
+from pcc_server.access import AccessKey, Keys, digest_of, parse_keys
+from pcc_server.errors import Limit, StartFailure, TokenRefused
+from tests.pcc_server.node_client import COMMAND, Node, collect, until
+from tests.pcc_server.router_client import ManyClient
+
+TOKEN = b"pcc_" + b"A" * 43
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def key(name: str = "one", token: bytes = TOKEN, per_minute: int = 60, at_once: int = 4) -> AccessKey:
+    return AccessKey(id=name, digest=digest_of(token), per_minute=per_minute, at_once=at_once)
+
+
+def write(path: Path, *keys: AccessKey) -> Path:
+    path.write_text("# a comment\n\n" + "".join(f"{one.encode()}\n" for one in keys))
+    return path
+
+
+# --- the file --------------------------------------------------------------------------------------
+
+
+def test_a_line_holds_id_hash_and_limits_and_not_the_key() -> None:
+    line = key().encode()
+    assert parse_keys(line) == (key(),)
+    assert TOKEN.decode() not in line
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("one", "line 1: a key reads"),
+        (f"one {'0' * 63} 60/4", "line 1"),
+        (f"one {'A' * 64} 60/4", "line 1"),
+        (f"ONE {'0' * 64} 60/4", "line 1"),
+        (f"one {'0' * 64} 0/4", "limits lie between"),
+        (f"one {'0' * 64} 60/0", "limits lie between"),
+        (f"one {'0' * 64} 60", "line 1"),
+        (f"one {'0' * 64} 60/4 more", "line 1"),
+        (f"one {'0' * 64} 60/4\none {'1' * 64} 60/4", "line 2: the id one stands twice"),
+    ],
+)
+def test_a_file_that_is_not_clear_is_refused_by_line(text: str, says: str) -> None:
+    with pytest.raises(ValueError, match=says):
+        parse_keys(text)
+
+
+def test_a_file_that_cannot_be_used_stops_the_start(tmp_path: Path) -> None:
+    with pytest.raises(StartFailure) as raised:
+        Keys(tmp_path / "none")
+    assert raised.value.exit_code == errors.CONFIG_EXIT
+
+
+# --- who is let in ---------------------------------------------------------------------------------
+
+
+def test_a_holder_is_let_in_and_nobody_else(tmp_path: Path) -> None:
+    keys = Keys(write(tmp_path / "keys", key("other", b"x"), key()))
+    with keys.enter(TOKEN):
+        pass
+    for wrong in (b"", TOKEN[:-1], TOKEN + b"A", digest_of(TOKEN), digest_of(TOKEN).hex().encode()):
+        with pytest.raises(TokenRefused), keys.enter(wrong):
+            pass
+
+
+def test_every_key_is_compared_whether_an_earlier_one_fits_or_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compared: list[bytes] = []
+
+    def compare(one: bytes, other: bytes) -> bool:
+        compared.append(one)
+        return one == other
+
+    keys = Keys(write(tmp_path / "keys", key(), key("two", b"2"), key("three", b"3")))
+    monkeypatch.setattr("pcc_server.access.hmac.compare_digest", compare)
+    with keys.enter(TOKEN):
+        assert len(compared) == 3
+
+
+def test_each_key_has_limits_of_its_own(tmp_path: Path) -> None:
+    clock = Clock()
+    keys = Keys(write(tmp_path / "keys", key(per_minute=2, at_once=1), key("other", b"x")), clock=clock)
+    with keys.enter(TOKEN):
+        with pytest.raises(Limit), keys.enter(TOKEN):
+            pass
+        with keys.enter(b"x"):
+            pass
+    with keys.enter(TOKEN):
+        pass
+    with pytest.raises(Limit) as raised, keys.enter(TOKEN):
+        pass
+    assert 0 < raised.value.retry_ms <= 30_001
+    clock.now += 31
+    with keys.enter(TOKEN):
+        pass
+
+
+def test_a_changed_file_counts_within_a_second_and_one_that_breaks_lets_nobody_in(tmp_path: Path) -> None:
+    clock, path = Clock(), tmp_path / "keys"
+    keys = Keys(write(path, key()), clock=clock)
+    write(path, key("new", b"new"))
+    clock.now += 1.1
+    with pytest.raises(TokenRefused), keys.enter(TOKEN):
+        pass
+    with keys.enter(b"new"):
+        pass
+    for broken in ("nonsense", None):
+        path.write_text(broken) if broken else path.unlink()
+        clock.now += 1.1
+        with pytest.raises(TokenRefused), keys.enter(b"new"):
+            pass
+        write(path, key("new", b"new"))
+        clock.now += 1.1
+        with keys.enter(b"new"):
+            pass
+
+
+def test_a_running_request_still_counts_after_the_file_changed(tmp_path: Path) -> None:
+    clock, path = Clock(), tmp_path / "keys"
+    keys = Keys(write(path, key(at_once=1)), clock=clock)
+    with keys.enter(TOKEN):
+        write(path, key(at_once=1), key("new", b"new"))
+        clock.now += 1.1
+        with pytest.raises(Limit), keys.enter(TOKEN):
+            pass
+
+
+# --- a node ----------------------------------------------------------------------------------------
+
+
+def access(*words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([*COMMAND, "access", *words], capture_output=True, text=True, check=False, timeout=30)
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("access") / "keys"
+
+
+@pytest.fixture(scope="module")
+def token(file: Path) -> bytes:
+    return access("add", str(file), "me").stdout.strip().encode()
+
+
+@pytest.fixture(scope="module")
+def guarded(file: Path, token: bytes) -> Iterator[Node]:
+    assert token
+    with Node("--access", "keys", "--access-keys", str(file)) as running:
+        yield running
+
+
+def refused(client: ManyClient, sealed_with: bytes, sent: bytes) -> tuple[grpc.StatusCode, str]:
+    sealed, _ = client.seal_to([client.candidate], "hello", token=sealed_with)
+    status, details, _ = client.refused(client.encode_with(sealed, sent))
+    return status, details
+
+
+def test_a_key_opens_the_node_and_nothing_else_does(guarded: Node, token: bytes) -> None:
+    with ManyClient(guarded) as client:
+        assert client.ask_of([client.candidate], "hello", token=token).text
+        worker_refused = len(guarded.events("fault"))
+        for sealed_with, sent in ((b"", b""), (TOKEN, TOKEN), (token, b""), (b"", token), (TOKEN, token)):
+            assert refused(client, sealed_with, sent) == (grpc.StatusCode.UNAUTHENTICATED, "TOKEN")
+        assert len(guarded.events("fault")) == worker_refused
+
+
+def test_a_request_without_a_key_is_refused_before_anything_is_decrypted(guarded: Node, token: bytes) -> None:
+    """The key package is spoilt, so whoever decrypted first would say REJECTED."""
+    with ManyClient(guarded) as client:
+        for with_key, code in ((b"", ErrorCode.TOKEN), (token, ErrorCode.REJECTED)):
+            sealed, _ = client.seal_to([client.candidate], "hello", token=with_key)
+            spoilt = sealed.key_packages[0][:-1] + bytes((sealed.key_packages[0][-1] ^ 1,))
+            data = codec.encode_invoke_request(sealed.header, sealed.body, (spoilt,), token=with_key)
+            assert client.refused(data)[1] == code
+
+
+def test_the_form_in_which_a_router_sends_is_no_way_around_the_key(guarded: Node) -> None:
+    with ManyClient(guarded) as client, Node() as other, ManyClient(other) as beside:
+        sealed, opener = client.seal_to([client.candidate, beside.candidate], "hello")
+        routed = codec.encode_invoke_request(sealed.header, sealed.body, sealed.key_packages[:1], index=0)
+        assert client.refused(routed)[1] == "TOKEN"
+        second = codec.encode_invoke_request(sealed.header, sealed.body, sealed.key_packages[1:], index=1)
+        assert collect(beside.send(second), opener).text  # the control: an open node takes that form
+
+
+def test_a_node_behind_a_router_takes_no_request_of_a_client_with_several_packages() -> None:
+    with Node("--access", "router") as one, Node() as other, ManyClient(one) as client, ManyClient(other) as beside:
+        sealed, _ = client.seal_to([client.candidate, beside.candidate], "hello")
+        assert client.refused(client.encode(sealed))[1] == "TOKEN"
+
+
+def test_a_revoked_key_is_out_within_a_second(guarded: Node, file: Path) -> None:
+    made = access("add", str(file), "short-lived").stdout.strip().encode()
+    with ManyClient(guarded) as client:
+        until(lambda: is_let_in(client, made))
+        assert access("revoke", str(file), "short-lived").returncode == 0
+        until(lambda: not is_let_in(client, made))
+
+
+def is_let_in(client: ManyClient, token: bytes) -> bool:
+    try:
+        return bool(client.ask_of([client.candidate], "hello", token=token).text)
+    except grpc.RpcError as error:
+        return error.details() != "TOKEN"
+
+
+def test_neither_key_nor_hash_is_ever_told(guarded: Node, file: Path, token: bytes) -> None:
+    with ManyClient(guarded) as client:
+        refused(client, TOKEN, TOKEN)
+    assert token.decode() not in file.read_text() + guarded.words()
+    assert digest_of(token).hex() not in guarded.words()
+
+
+# --- the command -----------------------------------------------------------------------------------
+
+
+def test_the_command_makes_lists_and_revokes(tmp_path: Path) -> None:
+    path = str(tmp_path / "keys")
+    made = access("add", path, "alice", "--per-minute", "7", "--at-once", "2").stdout.strip()
+    assert made.startswith("pcc_")
+    assert len(made) == 47
+    assert (tmp_path / "keys").stat().st_mode & 0o777 == 0o600
+    assert "7/min, 2 at once" in access("list", path).stdout
+    assert access("add", path, "alice").returncode == errors.CONFIG_EXIT
+    assert access("revoke", path, "bob").returncode == errors.CONFIG_EXIT
+    assert access("revoke", path, "alice").returncode == 0
+    assert not access("list", path).stdout
+    assert access("add", path, "NO").returncode == errors.CONFIG_EXIT
+    assert access("add", path, "x", "--at-once", "0").returncode == errors.CONFIG_EXIT
+    assert [file.name for file in tmp_path.iterdir()] == ["keys"]
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (("--access", "keys"), "--access-keys FILE go together"),
+        (("--access-keys", "/nowhere"), "--access-keys FILE go together"),
+        (("--access", "keys", "--access-keys", "/nowhere"), "cannot use the keys"),
+        (
+            ("--access", "router", "--listen", "0.0.0.0:0", "--allow-software", "--tls-cert", "x", "--tls-key", "y"),
+            "--tls-client-ca FILE",
+        ),
+    ],
+)
+def test_options_that_do_not_fit_say_what_to_do(options: tuple[str, ...], says: str) -> None:
+    words = [*COMMAND, "serve", "--engine", "fake", *(() if "--listen" in options else ("--listen", "127.0.0.1:0"))]
+    done = subprocess.run([*words, *options], capture_output=True, text=True, check=False, timeout=30)
+    assert (done.returncode, says in done.stderr) == (errors.CONFIG_EXIT, True), done.stderr
