@@ -10,6 +10,7 @@ from .cli_keys import keys
 from .cli_log import log as log_
 from .cli_route import route
 from .config import ACCESS, ATTESTERS, FAKE_MODEL, FAULTS, RUNNING, Settings
+from .describe import KINDS, describe
 from .errors import StartFailure
 
 
@@ -48,6 +49,7 @@ for _command in (route, access_, keys, attest, log_):
 @click.option("--event-log", default="", metavar="FILE", help="The firmware's event log, shown to whoever asks.")
 @click.option("--admin", default="", metavar="HOST:PORT", help="Keys and evidence over HTTP, for the operator.")
 @click.option("--admin-token", default="", metavar="FILE", help="Whoever sends its content may use the admin port.")
+@click.option("--print", "printed", type=click.Choice(KINDS), help="Print release.toml or model.toml to sign, and end.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON line per life event; ends when its reader does.")
 @click.option("--fake-delay-ms", type=float, default=0.0, metavar="MS", help="Fake engine: pause before each token.")
 @click.option("--fault", default="", metavar="NAME", help=f"Tests only (fake engine, loopback): {', '.join(FAULTS)}.")
@@ -76,6 +78,7 @@ def serve(  # noqa: PLR0917 - click hands over by name
     event_log: str,
     admin: str,
     admin_token: str,
+    printed: str | None,
     as_json: bool,
     fake_delay_ms: float,
     fault: str,
@@ -117,6 +120,9 @@ def serve(  # noqa: PLR0917 - click hands over by name
             fake_delay_ms=fake_delay_ms,
             fault=fault,
         )
+        if printed:
+            click.echo(describe(printed, settings), nl=False)
+            sys.exit(0)
         sys.exit(Launcher(settings, notices).run())
     except StartFailure as failure:
         notices.failure(failure.message)

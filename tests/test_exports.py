@@ -8,6 +8,7 @@ import pytest
 
 import hybrid
 import hybrid.testing
+import hybrid.trust
 
 TYPES_WITHOUT_DOCS = {"Event"}  # a union
 
@@ -31,6 +32,13 @@ def test_every_name_resolves_and_is_documented(name: str) -> None:
 @pytest.mark.parametrize("name", hybrid.testing.__all__)
 def test_every_name_of_the_test_kit_resolves_and_is_documented(name: str) -> None:
     assert inspect.getdoc(getattr(hybrid.testing, name))
+
+
+@pytest.mark.parametrize("name", hybrid.trust.__all__)
+def test_every_name_of_trust_resolves_and_is_documented(name: str) -> None:
+    value = getattr(hybrid.trust, name)
+    assert inspect.getdoc(value)
+    assert value.__name__ == name
 
 
 @pytest.mark.parametrize("name", sorted(set(hybrid.__all__) - TYPES_WITHOUT_DOCS))
