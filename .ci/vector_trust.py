@@ -270,6 +270,11 @@ def receipt_cases(scene: Scene) -> Iterator[Made]:
             {"file": kept.changed(receipt=_flip(receipt, -3_390))},
         ),
         ("with another request", "check_failure:receipt.request", {"file": kept.changed(receipt=_flip(receipt, 8))}),
+        (
+            "without the directory that lists its software node",
+            "check_failure:directory.intact",
+            {"file": kept.changed(proof=replace(file.proof, directory=b""))},
+        ),
         ("with a space", "non_canonical", {"file": good["file"].replace(b":", b": ", 1)}),
         ("of another kind", "malformed", {"file": good["file"].replace(b"receipt file 1", b"receipt file 2", 1)}),
         ("with a field too many", "malformed", {"file": good["file"].replace(b'"head"', b'"hdad":"","head"', 1)}),

@@ -302,16 +302,17 @@ def one_turn(system: str | None) -> dict[str, Any]:
 
 def from_config(settings: config.Config, given: Mapping[str, Any]) -> dict[str, Any]:
     """Turn settings into constructor arguments; ``given`` wins. ``node_key`` becomes a pinned trust policy."""
+    from .settings import deciding
     from .trust.policy import Policy
 
-    key = given.get("node_key", settings.node_key)
+    key = given.get("node_key")
     named = {
         "model": settings.model,
         "models": settings.models,
         "node": settings.node,
         "node_token": config.read_token(settings.node_token_file),
         "policy": settings.policy,
-        "trust": Policy.pinned(key) if key else settings.trust,
+        "trust": Policy.pinned(key) if key else deciding(settings),
         "threshold": settings.threshold,
         "on_handoff": settings.on_handoff,
         "timeout": settings.timeout,

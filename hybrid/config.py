@@ -18,6 +18,7 @@ from .routing.policy import Mode
 PROJECT_FILE = "hybrid.toml"
 USER_FILE = "config.toml"
 OTHERS_READ = 0o077
+LAYERS = ("user", "project", "environment", "flag")
 TRUE = frozenset({"1", "true", "yes", "on"})
 FALSE = frozenset({"", "0", "false", "no", "off"})
 
@@ -87,6 +88,12 @@ def load(
     return config
 
 
+def layer_of(config: Config, name: str | None) -> int:
+    """Return how late a field was set, -1 for one that was not; None is the command line itself."""
+    origin = config.origin.get(name) if name else LAYERS[-1]
+    return LAYERS.index(origin) if origin else -1
+
+
 def offline_by_environment(environ: Mapping[str, str] | None = None) -> bool:
     """Whether ``HYBRID_OFFLINE`` is on: the one variable every client honours, since it can only tighten."""
     return _boolean((os.environ if environ is None else environ).get("HYBRID_OFFLINE", ""), "HYBRID_OFFLINE")
@@ -123,7 +130,9 @@ def _from_file(config: Config, path: Path, origin: str) -> Config:
         table = tomllib.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):
         return config
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except OSError as error:
+        raise ConfigurationError(f"{path} cannot be read: {error.strerror or type(error).__name__}") from None
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise ConfigurationError(f"{path} cannot be read: {error}", hint="correct or remove the file") from None
     for key, value in _flat(table).items():
         if key not in KEYS:

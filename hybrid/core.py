@@ -56,6 +56,11 @@ NODE_FAILURES: Mapping[type[HybridError], str] = {
 }
 
 
+def node_failure(error: HybridError) -> str | None:
+    """Return the word for a failure of the node, None for an error that says nothing about it."""
+    return next((NODE_FAILURES[kind] for kind in type(error).__mro__ if kind in NODE_FAILURES), None)
+
+
 def mode_of_call(configured: Mode, asked: Mode | None, *, allow_relax: bool) -> Mode:
     """Return the mode of one call. Raises PolicyError when it goes above the client's ceiling."""
     try:
@@ -286,7 +291,7 @@ class Turn:
         here = self.decision.route is Route.ON_DEVICE
         if here and not isinstance(error, UnavailableError | ContextOverflowError):
             return None
-        if not here and type(error) not in NODE_FAILURES:
+        if not here and node_failure(error) is None:
             return None
         state = RouteState(available=False, reason=_reason_of(error), fix=error.hint)
         availability = dataclasses.replace(
@@ -354,7 +359,7 @@ def _reason_of(error: HybridError) -> str:
         return error.reason
     if isinstance(error, ContextOverflowError):
         return "does_not_fit"
-    return NODE_FAILURES.get(type(error), "node_error")
+    return node_failure(error) or "node_error"
 
 
 def _names(segments: tuple[Segment, ...]) -> tuple[str, ...]:

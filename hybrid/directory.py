@@ -7,9 +7,16 @@ entries are read in the background. Draws nodes freshly for every request: a fix
 import asyncio
 import random
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
-from .errors import APIConnectionError, AttestationError, ConfigurationError, HybridError, RemoteError
+from .errors import (
+    APIConnectionError,
+    AttestationError,
+    ConfigurationError,
+    HybridError,
+    OverloadedError,
+    RemoteError,
+)
 from .exchange import Transport
 from .freshness import needs_nonces, nonce_proofs
 from .log_client import LogClient
@@ -85,29 +92,40 @@ class DirectoryCache:
         Raises AttestationError, or the transport's error when there is none to fall back on.
         """
         async with self._lock:
-            if self._suspect is not None:
-                raise self._suspect
+            self.confirm()
             if not fresh and self.held is not None and self._now() < self._refresh_at:
                 return self.held
             return await self._fetch(fresh=fresh)
 
-    async def sample(self, *, model_id: str | None = None, fresh: bool = False) -> tuple[VerifiedNode, ...]:
+    async def sample(
+        self, *, model_id: str | None = None, fresh: bool = False, like: Sequence[VerifiedNode] = ()
+    ) -> tuple[VerifiedNode, ...]:
         """Draw the candidates for one request, anew each time. model_id: None takes the first model listed.
 
-        Raises ConfigurationError when no verified node serves the model.
+        like: the candidates agreed to, for a further attempt: no more of them, and none weaker than their weakest.
+        Raises ConfigurationError when no verified node serves the model, OverloadedError when none does now.
         """
         self._not_failing()
         directory = await self.current(fresh=fresh)
+        wanted = model_id or directory.nodes[0].model.model_id
+        if not fresh and not self._usable(_serving(directory, wanted)):  # each node's evidence ends at its own time
+            directory = await self.current(fresh=True)
         self.shares.open(directory.deployment)
-        serving = _serving(directory, model_id or directory.nodes[0].model.model_id)
-        drawn = choose(serving, k=self._verifier.policy.candidates, rng=self._rng)
+        least = min((node.tier for node in like), default=0)
+        serving = _strong(self._usable(_serving(directory, wanted)), least)
+        drawn = choose(serving, k=len(like) or self._verifier.policy.candidates, rng=self._rng)
         self.shares.drawn(chances(serving), [node.node_id.hex() for node in drawn])
         return drawn
+
+    def confirm(self) -> None:
+        """Raise AttestationError when what was drawn may not be used any more: asked last, just before sealing."""
+        if self._suspect is not None:
+            raise self._suspect
 
     def answered(self, node: VerifiedNode) -> None:
         """Count a node that answered."""
         nodes = self._held.nodes if self._held is not None else ()
-        serving = [each for each in nodes if each.model.model_id == node.model.model_id]
+        serving = [each for each in self._usable(nodes) if each.model.model_id == node.model.model_id]
         self.shares.answered(chances(serving), node.node_id.hex())
 
     def failed(self, nodes: Iterable[VerifiedNode]) -> None:
@@ -141,12 +159,14 @@ class DirectoryCache:
                 raise
             self._refresh_at = self._now() + REFRESH_AGAIN_S
             return held  # a lagging mirror or a short outage: the held one is good until it ends
+        self._log.accept(got.seen)  # first: what can't be remembered is not used
         self._hold(got)
-        self._log.accept(got.seen)
         self._read_on(reply)
         return got
 
     async def _verified(self, reply: DirectoryReply, held: VerifiedDirectory | None) -> VerifiedDirectory:
+        if (known := self._log.contradicted(reply)) is not None:
+            raise known
         view = await self._log.view(reply)
         nonces: tuple[NonceProof, ...] = ()
         if needs_nonces(self._verifier.policy):
@@ -157,7 +177,7 @@ class DirectoryCache:
                 reply, peer_is_loopback=here, now=self._now(), held=held, log=view, nonces=nonces
             )
         except AttestationError as error:
-            self._log.record(error)
+            self._end_if_contradiction(error, reply)
             raise
 
     def _read_on(self, reply: DirectoryReply) -> None:
@@ -169,10 +189,18 @@ class DirectoryCache:
         try:
             await self._log.read_tail(reply)
         except LogContradiction as error:
-            self._log.record(error)
-            self._suspect = error
+            self._end_if_contradiction(error, reply)
         except HybridError:
             return  # entries that can't be had or proved: how long that may go on is the verifier's judgement
+
+    def _end_if_contradiction(self, error: AttestationError, reply: DirectoryReply) -> None:
+        self._log.record(error, reply)
+        if isinstance(error, LogContradiction):
+            self._suspect = error
+
+    def _usable(self, nodes: Iterable[VerifiedNode]) -> tuple[VerifiedNode, ...]:
+        now = self._now()
+        return tuple(node for node in nodes if _can_be_sealed_to(node, now))
 
     def _hold(self, got: VerifiedDirectory) -> None:
         newer = self._held is None or (got.epoch, got.seq) > (self._held.epoch, self._held.seq)
@@ -199,6 +227,23 @@ def _decoded(raw: bytes) -> DirectoryReply:
         mapped = broken(error, left_device_yes=False)
         mapped.left_device = "no"
         raise mapped from None
+
+
+def _can_be_sealed_to(node: VerifiedNode, now: float) -> bool:
+    try:
+        node.key_at(now)
+    except AttestationError:
+        return False
+    return True
+
+
+def _strong(nodes: tuple[VerifiedNode, ...], least: int) -> tuple[VerifiedNode, ...]:
+    """Return the nodes of this tier and above. Raises OverloadedError when there is none: nothing weaker stands in."""
+    strong = tuple(node for node in nodes if node.tier >= least)
+    if not strong:
+        words = f"no node of tier {least} or higher can be used now" if nodes else "no node's evidence is current now"
+        raise OverloadedError(words, hint="try again in a moment; a weaker node is never used in its place")
+    return strong
 
 
 def _serving(directory: VerifiedDirectory, model_id: str) -> tuple[VerifiedNode, ...]:

@@ -145,13 +145,13 @@ class Gate:
     def renew(self, cleared: Cleared, nodes: Sequence[VerifiedNode]) -> Cleared:
         """Clear the same request again for a further attempt: every label is judged anew, a new record is made.
 
-        Consent is asked anew only where the nodes became weaker than those that were agreed to.
+        What was agreed to holds for as many nodes and none weaker. Raises PolicyError for others.
         """
         plan = cleared.plan
         again = self.plan(cleared.request, cleared.labels, plan.decision, nodes, address=plan.node)
         fresh = _continued(again, plan)
-        if fresh.tier < plan.tier:
-            self._consent(fresh)
+        if fresh.tier < plan.tier or len(nodes) > len(cleared.nodes):
+            raise PolicyError("a further attempt may go neither to weaker nodes nor to more of them")
         return self._cleared(cleared.request, cleared.labels, nodes, fresh)
 
     def send(self, cleared: Cleared, data: bytes) -> bytes:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from .breaker import Breaker
 from .compose import estimate_tokens, overflow, settle_tokens
-from .core import NODE_FAILURES, AnswerThere, Outcome, Turn
+from .core import AnswerThere, Outcome, Turn, node_failure
 from .errors import HandoffDeclined, HybridError, UnavailableError
 from .events import NodeVerified, Retry
 from .exchange import Timeout
@@ -78,8 +78,9 @@ class Handover:
         except HandoffDeclined:
             raise  # says nothing about the node
         except HybridError as error:
-            if type(error) in NODE_FAILURES:
-                self._breaker.failed(NODE_FAILURES[type(error)], fix=error.hint, attempts=failures + 1)
+            reason = node_failure(error)
+            if reason is not None:
+                self._breaker.failed(reason, fix=error.hint, attempts=failures + 1)
             raise
         self._breaker.answered()
 

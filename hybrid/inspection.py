@@ -1,5 +1,6 @@
 """A full look at one deployment, for people: every check, the log's tail, fresh evidence. Sends no request."""
 
+import asyncio
 import contextlib
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -39,35 +40,60 @@ class Inspection:
     error: AttestationError | None = None
 
 
+RENEWED_S = 6.0  # a router asks its nodes more often than that
+AWAITED = {"evidence.fresh", "directory.intact"}  # the latter where many nodes fail the former
+
+
 async def inspect(
     transport: Transport, verifier: Verifier, memory: LogMemory, *, now: Callable[[], float] = time.time
 ) -> Inspection:
     """Fetch the directory, read the log's tail, ask every node for fresh evidence, and run every check.
 
+    A node that has just made new keys shows evidence about these: then the directory that lists them is awaited.
     Raises RemoteError when the node can't be reached or speaks another protocol.
     """
-    raw = await transport.directory()
+    reply = await _shown(transport)
+    found = await _look(reply, transport, verifier, memory, now)
+    if not AWAITED & _failed(found):
+        return found
+    await asyncio.sleep(RENEWED_S)
+    newer = await _shown(transport)
+    return found if newer == reply else await _look(newer, transport, verifier, memory, now)
+
+
+async def _shown(transport: Transport) -> DirectoryReply:
     try:
-        reply = decode_directory_reply(raw)
+        return decode_directory_reply(await transport.directory())
     except WireError as error:
         raise broken(error, left_device_yes=False) from None
+
+
+def _failed(found: Inspection) -> set[str]:
+    """Return the checks that kept anything from being used."""
+    dropped = found.directory.dropped if found.directory else ()
+    return {each.check for each in dropped} | ({found.error.check} if found.error else set())
+
+
+async def _look(
+    reply: DirectoryReply, transport: Transport, verifier: Verifier, memory: LogMemory, now: Callable[[], float]
+) -> Inspection:
     log = LogClient(transport, verifier, memory, now=now)
     shown = digest("directory", reply.directory)
-    unique = await _tail_failure(log, reply)
+    failure = log.contradicted(reply) or await _tail_failure(log, reply)
     try:
         view = await log.view(reply)
         nonces = await nonce_proofs(transport, reply.directory, now=now)
         here = transport.peer_is_loopback
         directory = verifier.verify(reply, peer_is_loopback=here, now=now(), log=view, nonces=nonces)
     except AttestationError as error:
-        log.record(error)
+        log.record(error, reply)
         return Inspection(directory_id=shown, checks=error.checks, error=error)
-    if unique is not None:
-        failed = {check.name: check for check in unique.checks}
+    if failure is not None:
+        failed = {check.name: check for check in failure.checks}
         checks = tuple(
-            failed.get(check.name, check) if check.name == unique.check else check for check in directory.checks
+            failed.get(check.name, check) if check.name == failure.check else check for check in directory.checks
         )
-        return Inspection(directory_id=shown, checks=checks, error=unique)
+        return Inspection(directory_id=shown, checks=checks, error=failure)
     log.accept(directory.seen)
     nodes = {node.node_id: node for node in directory.nodes}
     firmware = {name: await _firmware(transport, node) for name, node in nodes.items()}
@@ -122,6 +148,6 @@ async def _tail_failure(log: LogClient, reply: DirectoryReply) -> AttestationErr
     try:
         await log.read_tail(reply)
     except AttestationError as error:
-        log.record(error)
+        log.record(error, reply)
         return error
     return None

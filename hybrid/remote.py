@@ -6,7 +6,7 @@ Nothing is ever sent twice: every attempt draws nodes anew, passes the gate anew
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
 from .attempt import Attempt, next_message, race, too_slow
@@ -98,15 +98,16 @@ class CloudEngine:
         """The node as the user named it."""
         return self._transport.address
 
-    async def nodes(self, *, fresh: bool = False) -> tuple[VerifiedNode, ...]:
+    async def nodes(self, *, fresh: bool = False, like: Sequence[VerifiedNode] = ()) -> tuple[VerifiedNode, ...]:
         """Verify the deployment if need be and draw this request's candidates. Sends an empty request at most.
 
+        like: the candidates agreed to, for a further attempt.
         Raises AttestationError, APIConnectionError, APITimeoutError, ConfigurationError; nothing has left then.
         """
         started = time.monotonic()
         try:
             async with asyncio.timeout(self._timeout.attest):
-                return await self.directory.sample(model_id=self._model_id, fresh=fresh)
+                return await self.directory.sample(model_id=self._model_id, fresh=fresh, like=like)
         except HybridError as error:
             error.left_device, error.route = "no", str(Route.PRIVATE_CLOUD)
             raise
@@ -133,7 +134,7 @@ class CloudEngine:
             attempt = Attempt(cleared=cleared, exchange=Exchange(now=self._now), deadline=deadline)
             try:
                 if renew:
-                    nodes = await race(self.nodes(fresh=fresh), cancel)
+                    nodes = await race(self.nodes(fresh=fresh, like=cleared.nodes), cancel)
                     cleared = attempt.cleared = self.gate.renew(cleared, nodes)
                 async with contextlib.aclosing(self._attempt(attempt, limits, cancel)) as events:
                     async for event in events:
@@ -162,6 +163,7 @@ class CloudEngine:
         self, attempt: Attempt, limits: Timeout, cancel: asyncio.Event | None
     ) -> AsyncGenerator[CloudEvent, None]:
         yield self._facts(attempt.cleared.nodes[0])
+        self.directory.confirm()
         sealed_request = attempt.exchange.start(attempt.cleared, deadline_ms=limits.deadline_ms, token=self._token)
         data = self.gate.send(attempt.cleared, sealed_request)
         attempt.sent = len(data)
@@ -208,9 +210,12 @@ class CloudEngine:
 
     def _bias(self) -> tuple[CheckResult, ...]:
         """Warn once when nodes are not drawn, or do not answer, as their weights foretell (SPEC 4)."""
-        skews = () if self._warned else tuple(skew for skew in judge(self.directory.shares.counts) if skew.alarm)
-        self._warned = self._warned or bool(skews)
-        return tuple(CheckResult(name="nodes.bias", status="warn", detail=skew.words) for skew in skews)
+        shares = self.directory.shares
+        words = [skew.words for skew in judge(shares.counts) if skew.alarm] + [shares.trouble] * bool(shares.trouble)
+        if self._warned:
+            return ()
+        self._warned = bool(words)
+        return tuple(CheckResult(name="nodes.bias", status="warn", detail=each) for each in words)
 
     async def _result(self, attempt: Attempt, *, wire: int, attempts: int) -> CloudResult:
         if attempt.receipt is None or attempt.report is None or attempt.node is None:
@@ -237,7 +242,7 @@ class CloudEngine:
         with contextlib.suppress(ConfigurationError):
             self.directory.shares.save()
         if self._receipts is not None:
-            with contextlib.suppress(ConfigurationError):
+            with contextlib.suppress(ConfigurationError, OSError):
                 self._receipts.keep(receipt.request.hex(), self._file(attempt.exchange.kept, receipt, node))
 
     def _file(self, kept: Kept, receipt: Receipt, node: VerifiedNode) -> bytes:

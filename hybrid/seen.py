@@ -12,20 +12,25 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .errors import ConfigurationError
-from .state import read_json, write_json
-from .trust.log_view import Seen, Tail
+from .errors import AttestationError, ConfigurationError
+from .state import locked, read_json, write_json
+from .trust.checks import Check, CheckStatus
+from .trust.log_view import LogContradiction, Seen, Tail
 
 LOGS, CONTRADICTIONS = "logs", "contradictions"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Remembered:
-    """What is known of one log. behind_s: seconds of use for which the tail has been behind the checkpoint."""
+    """What is known of one log. behind_s: seconds of use for which the tail has been behind the checkpoint.
+
+    used_at: Unix seconds when those were counted last, None while the tail is not behind.
+    """
 
     seen: Seen | None = None
     tail: Tail | None = None
     behind_s: float = 0.0
+    used_at: float | None = None
 
 
 class LogMemory:
@@ -35,9 +40,17 @@ class LogMemory:
         self._folder = folder
         self._now = now
         self._held: dict[str, Remembered] = {}
+        self._found: dict[str, AttestationError] = {}
 
     def load(self, origin: str) -> Remembered:
-        """Return what is remembered of a log, also by another process. Raises ConfigurationError for a broken file."""
+        """Return what is remembered of a log, also by another process. Raises ConfigurationError for a broken file.
+
+        What this process has seen counts even where it could not be written down, or the file has gone.
+        """
+        held, stored = self._held.get(origin, Remembered()), self._stored(origin)
+        return held if _size(held) > _size(stored) else stored
+
+    def _stored(self, origin: str) -> Remembered:
         if self._folder is None:
             return self._held.get(origin, Remembered())
         path = self._path(origin)
@@ -51,23 +64,40 @@ class LogMemory:
                 f"{path} is not a memory of the log {origin}", hint="look at the file; removing it forgets this log"
             ) from None
 
-    def keep(self, origin: str, remembered: Remembered) -> None:
-        """Remember a log; never a smaller checkpoint than another process has accepted meanwhile."""
-        before = self.load(origin).seen
-        if before is not None and remembered.seen is not None and before.size > remembered.seen.size:
-            return
-        self._held[origin] = remembered
-        if self._folder is not None:
-            write_json(self._path(origin), _written(origin, remembered))
+    def keep(self, origin: str, change: Callable[[Remembered], Remembered]) -> None:
+        """Change what is remembered of a log; never to a smaller checkpoint than another process has accepted.
 
-    def contradiction(self, notes: tuple[bytes, bytes]) -> Path | None:
-        """Keep both sides of a contradiction, older first; returns the file, None without a folder."""
+        change: gets what is remembered now, and is alone with it.  Raises ConfigurationError when it can't be written.
+        """
         if self._folder is None:
-            return None
-        name = hashlib.sha256(b"\0".join(notes)).hexdigest()[:16]
-        path = self._folder / CONTRADICTIONS / f"{name}.json"
-        write_json(path, {"found_at": int(self._now()), "notes": [base64.b64encode(note).decode() for note in notes]})
-        return path
+            self._change(origin, change)
+            return
+        with locked(self._path(origin)):
+            self._change(origin, change)
+            write_json(self._path(origin), _written(origin, self._held[origin]))
+
+    def _change(self, origin: str, change: Callable[[Remembered], Remembered]) -> None:
+        before = self.load(origin)
+        after = change(before)
+        self._held[origin] = after if _size(after) >= _size(before) else before
+
+    def contradiction(self, subject: str, error: LogContradiction) -> None:
+        """Keep both sides of a contradiction, older first. subject: whose words they are."""
+        self._found[subject] = error
+        if self._folder is None:
+            return
+        both = hashlib.sha256(b"\0".join(error.notes)).hexdigest()[:16]
+        notes = [base64.b64encode(note).decode("ascii") for note in error.notes]
+        what = {"subject": subject, "check": error.check, "expected": error.expected, "got": error.got}
+        path = self._folder / CONTRADICTIONS / f"{_digest(subject)}-{both}.json"
+        write_json(path, {"found_at": int(self._now()), "notes": notes, **what})
+
+    def contradicted(self, subject: str) -> AttestationError | None:
+        """Return the failure that ends the use of what has contradicted itself, in this run or an earlier one."""
+        if subject in self._found:
+            return self._found[subject]
+        found = [path for path in self.contradictions() if path.name.startswith(f"{_digest(subject)}-")]
+        return _standing(found[0]) if found else None
 
     def contradictions(self) -> tuple[Path, ...]:
         """Return the files of every contradiction found on this device."""
@@ -75,7 +105,34 @@ class LogMemory:
 
     def _path(self, origin: str) -> Path:
         assert self._folder is not None  # noqa: S101 - callers ask before
-        return self._folder / LOGS / f"{hashlib.sha256(origin.encode()).hexdigest()[:16]}.json"
+        return self._folder / LOGS / f"{_digest(origin)}.json"
+
+
+def _digest(name: str) -> str:
+    return hashlib.sha256(name.encode()).hexdigest()[:16]
+
+
+def _size(remembered: Remembered) -> int:
+    return remembered.seen.size if remembered.seen else -1
+
+
+def _standing(path: Path) -> AttestationError:
+    """Return the failure a kept contradiction stands for; one that can't be read any more stands all the same."""
+    try:
+        told = read_json(path) or {}
+        check, expected, got = (str(told[name]) for name in ("check", "expected", "got"))
+    except (ConfigurationError, KeyError, TypeError):
+        check, expected, got = "log.consistency", "no contradiction", "one that was found earlier"
+    error = AttestationError(
+        f"the node failed the check {check}: expected {expected}, got {got} (found earlier on this device)",
+        check=check,
+        expected=expected,
+        got=got,
+        hint=f"show {path} to the node's operator and to others: it is the proof; without that file it counts no more",
+    )
+    detail = f"found earlier: expected {expected}, got {got}"
+    error.checks = (Check(name=check, status=CheckStatus.FAIL, detail=detail),)
+    return error
 
 
 def _written(origin: str, remembered: Remembered) -> dict[str, Any]:
@@ -84,6 +141,7 @@ def _written(origin: str, remembered: Remembered) -> dict[str, Any]:
         "version": 1,
         "origin": origin,
         "behind_s": round(remembered.behind_s, 3),
+        "used_at": remembered.used_at,
         "seen": None
         if seen is None
         else {
@@ -109,6 +167,7 @@ def _read(value: Mapping[str, Any], origin: str) -> Remembered:
     seen, tail = value["seen"], value["tail"]
     return Remembered(
         behind_s=float(value["behind_s"]),
+        used_at=None if value.get("used_at") is None else float(value["used_at"]),
         seen=None
         if seen is None
         else Seen(

@@ -14,6 +14,7 @@ from .trust.policy import Policy
 from .wire.constants import MAX_TOKEN_BYTES
 
 if TYPE_CHECKING:
+    from .config import Config
     from .exchange import Transport
 
 Receipts = Literal["keep", "off"]
@@ -116,6 +117,27 @@ def trusted(node: str, file: Path | None = None) -> Policy | None:
     deployments = read_trust_file(path).deployments
     by_endpoint = (policy for policy in deployments.values() if policy.endpoint == node)
     return deployments.get(node) or next(by_endpoint, None)
+
+
+def deciding(config: "Config", *, target: str | None = None) -> Policy | Path | None:
+    """Return what says what a node must prove: the key or the trust file, whichever was set in the later layer.
+
+    A key is that of a node set no later: for another one that the trust file knows, the file decides.
+    target: a node named on the command line.  Raises ConfigurationError where both come from one layer.
+    """
+    from .config import layer_of
+
+    if config.node_key is None:
+        return config.trust
+    key, file = layer_of(config, "node_key"), layer_of(config, "trust")
+    if config.trust is not None and key == file:
+        raise ConfigurationError(
+            "a node key and a trust file are both given, and only one can decide",
+            hint="drop the key: the file can ask for more than a key can",
+        )
+    node, node_layer = (target, layer_of(config, None)) if target else (config.node, layer_of(config, "node"))
+    other = node is not None and node_layer > key and trusted(node, config.trust) is not None
+    return config.trust if file > key or other else Policy.pinned(config.node_key)
 
 
 def as_timeout(value: Timeout | float | None) -> Timeout:

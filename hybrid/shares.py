@@ -20,13 +20,23 @@ class ShareBook:
         self._folder = folder
         self._path: Path | None = None
         self.counts: dict[str, NodeCount] = {}
+        self.trouble = ""
 
     def open(self, deployment: str) -> None:
-        """Start from what is remembered of a deployment. Raises ConfigurationError for a file that is none of ours."""
-        if self._folder is None or self._path is not None:
+        """Start from what is remembered of a deployment.
+
+        A file that can't be read is ``trouble``, left as it is, and costs what it holds: these are counts, no check.
+        """
+        if self._folder is None or self._path is not None or self.trouble:
             return
-        self._path = self._folder / SHARES / f"{deployment}.json"
-        for name, count in _read(self._path).items():
+        path = self._folder / SHARES / f"{deployment}.json"
+        try:
+            before = _read(path)
+        except ConfigurationError as error:
+            self.trouble = f"{error}; {error.hint}"
+            return
+        self._path = path
+        for name, count in before.items():
             self.counts.setdefault(name, count)
 
     def drawn(self, chances: Mapping[str, float], drawn: Iterable[str]) -> None:
@@ -36,6 +46,8 @@ class ShareBook:
         for place, name in enumerate(drawn):
             self._of(name).offered += 1
             self._of(name).first += place == 0
+        if len(self.counts) > 2 * KEPT_NODES:
+            self.counts = self._most()
 
     def answered(self, chances: Mapping[str, float], name: str) -> None:
         """Count one answer, and everybody's chance to have been first in it."""
@@ -52,8 +64,10 @@ class ShareBook:
         """Write the counts down, where there is a folder. Raises ConfigurationError."""
         if self._path is None:
             return
-        most = sorted(self.counts.items(), key=lambda pair: pair[1].expected, reverse=True)[:KEPT_NODES]
-        write_json(self._path, {"version": 1, "nodes": {name: asdict(count) for name, count in most}})
+        write_json(self._path, {"version": 1, "nodes": {name: asdict(count) for name, count in self._most().items()}})
+
+    def _most(self) -> dict[str, NodeCount]:
+        return dict(sorted(self.counts.items(), key=lambda pair: pair[1].expected, reverse=True)[:KEPT_NODES])
 
     def _of(self, name: str) -> NodeCount:
         return self.counts.setdefault(name, NodeCount())

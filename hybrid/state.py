@@ -3,15 +3,18 @@
 Files are private to their owner and replaced whole, so that a crash leaves the old one or the new one.
 """
 
+import contextlib
+import fcntl
 import json
 import os
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from .errors import ConfigurationError
 
-PRIVATE_FOLDER = 0o700
+PRIVATE_FOLDER, PRIVATE_FILE = 0o700, 0o600
 
 
 def default_folder() -> Path:
@@ -27,7 +30,7 @@ def write_private(path: Path, data: bytes) -> None:
     Raises ConfigurationError naming the folder when it can't be written.
     """
     try:
-        path.parent.mkdir(mode=PRIVATE_FOLDER, parents=True, exist_ok=True)
+        _make_private(path.parent)
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")  # 0600
         try:
             with os.fdopen(handle, "wb") as file:
@@ -39,10 +42,36 @@ def write_private(path: Path, data: bytes) -> None:
             Path(name).unlink(missing_ok=True)
             raise
     except OSError as error:
-        raise ConfigurationError(
-            f"{path.parent} cannot be written: {error.strerror or type(error).__name__}",
-            hint="make that folder writable, or name another one with state=, HYBRID_STATE or the key state",
-        ) from None
+        raise _unwritable(path.parent, error) from None
+
+
+@contextlib.contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Let one process at a time read, change and replace a file. Raises ConfigurationError when it can't be locked."""
+    try:
+        _make_private(path.parent)
+        handle = os.open(path.parent / f".{path.name}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, PRIVATE_FILE)
+    except OSError as error:
+        raise _unwritable(path.parent, error) from None
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
+
+
+def _make_private(folder: Path) -> None:
+    """Make a folder and those above it that are missing; ``Path.mkdir`` would leave the latter open to others."""
+    missing = [each for each in (folder, *folder.parents) if not each.exists()]
+    for each in reversed(missing):
+        each.mkdir(mode=PRIVATE_FOLDER, exist_ok=True)
+
+
+def _unwritable(folder: Path, error: OSError) -> ConfigurationError:
+    return ConfigurationError(
+        f"{folder} cannot be written: {error.strerror or type(error).__name__}",
+        hint="make that folder writable, or name another one with state=, HYBRID_STATE or the key state",
+    )
 
 
 def read_json(path: Path) -> Any:

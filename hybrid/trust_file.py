@@ -26,8 +26,10 @@ def read_trust_file(path: Path) -> TrustFile:
             _only_ours(path, os.fstat(file.fileno()))
             data = file.read(MAX_TRUST_BYTES + 1)
         text = data.decode("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigurationError(f"{path} cannot be read: {error}", hint="correct or remove the file") from None
+    except OSError as error:
+        raise ConfigurationError(f"{path} cannot be read: {error.strerror or type(error).__name__}") from None
+    except UnicodeDecodeError:
+        raise ConfigurationError(f"{path} is no trust file: it is not UTF-8", hint="name another file") from None
     if len(data) > MAX_TRUST_BYTES:
         raise ConfigurationError(f"{path} has more than {MAX_TRUST_BYTES} bytes, which no trust file needs")
     try:

@@ -79,6 +79,7 @@ class Answer:
                 await self._stream(request)
             except ReplyFull:
                 self._report = self._cut_report()
+        self._pace.flush()
         if self._report is None:
             raise Sealed(SealedCode.ENGINE_FAILED)
         self._outlet.put(Kind.FRAMES, self._sealer.usage(self._report))

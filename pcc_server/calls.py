@@ -63,10 +63,12 @@ async def _at_most_two(requests: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
 
 
 def left_ms_of(deadline_ms: int, remaining_s: float | None, begun: float) -> int:
-    """Return the shorter of what the header and the caller still grant. begun: on the monotonic clock."""
-    spent_ms = (time.monotonic() - begun) * 1000
-    left_ms = deadline_ms if remaining_s is None else min(deadline_ms, remaining_s * 1000)
-    return max(0, int(left_ms - spent_ms))
+    """Return the shorter of what the header and the caller still grant, 0 or more.
+
+    deadline_ms: from the beginning.  remaining_s: from now.  begun: on the monotonic clock.
+    """
+    left_ms = deadline_ms - (time.monotonic() - begun) * 1000
+    return max(0, int(left_ms if remaining_s is None else min(left_ms, remaining_s * 1000)))
 
 
 class LogFiles:

@@ -15,6 +15,7 @@ from .tlog.errors import LogError
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from hybrid.wire.entries import Entry
     from hybrid.wire.log_policy import LogPolicy
     from hybrid.wire.note import NoteVerifier
 
@@ -70,25 +71,41 @@ def keygen(path: Path, name: str, kind: str) -> None:
 
 
 @log.command()
+@click.argument("path", type=_FILE)
+def vkey(path: Path) -> None:
+    """Print the public line of the private key in the file PATH."""
+    from .tlog.key_files import read_key
+
+    click.echo(read_key(path).vkey)
+
+
+@log.command()
 @click.argument("folder", type=_FOLDER)
 @click.argument("entries", type=_FILE, nargs=-1)
 @click.option("--release", type=_FILE, metavar="FILE", help="release.toml: sign it with --key and add it.")
-@click.option("--key", type=_FILE, metavar="FILE", help="The key of the release signer.")
-@click.option("--out", type=_FILE, metavar="FILE", help="Where to keep the signed release entry.")
-def add(folder: Path, entries: Sequence[Path], release: Path | None, key: Path | None, out: Path | None) -> None:
-    """Append signed ENTRIES to the log; a checkpoint covers them once it is made. Prints the index of each."""
+@click.option("--model", type=_FILE, metavar="FILE", help="model.toml: sign it with --key and add it.")
+@click.option("--key", type=_FILE, metavar="FILE", help="The key of the release or model signer.")
+@click.option("--out", type=_FILE, metavar="FILE", help="Where to keep the signed entry.")
+def add(  # noqa: PLR0917 - click hands over by name
+    folder: Path, entries: Sequence[Path], release: Path | None, model: Path | None, key: Path | None, out: Path | None
+) -> None:
+    """Append signed ENTRIES to the log; a checkpoint covers them once it is made. Prints the index of each.
+
+    pcc-server serve … --print release (or model) prints the file to sign, as far as a node knows what to say.
+    """
     from .tlog.log import Log
 
-    if bool(release) != bool(key):
-        raise LogError("--release and --key go together")
+    if bool(release or model) != bool(key) or (release and model):
+        raise LogError("--key goes with either --release or --model")
     data = [_bytes_of(path) for path in entries]
-    if release and key:
-        data.append(_signed(release, key))
+    opened = Log.open(folder)
+    if key:
+        data.append(_signed(release, model, key))
         if out:
             out.write_bytes(data[-1])
     if not data:
-        raise LogError("name the files of signed entries, or --release and --key")
-    for index in Log.open(folder).append(data):
+        raise LogError("name the files of signed entries, or --release or --model with --key")
+    for index in opened.append(data):
         click.echo(index)
 
 
@@ -99,17 +116,54 @@ def _bytes_of(path: Path) -> bytes:
         raise LogError(f"cannot read {path}: {error.strerror}") from None
 
 
-def _signed(release: Path, key: Path) -> bytes:
+def _signed(release: Path | None, model: Path | None, key: Path) -> bytes:
+    from .tlog.drafts import read_model, read_release
+
+    now = int(time.time())
+    if release:
+        return _sign(read_release(release, now), key, release)
+    assert model  # noqa: S101 - one of the two is given
+    return _sign(read_model(model, now), key, model)
+
+
+def _sign(entry: Entry, key: Path, about: object) -> bytes:
     from hybrid.wire.entries import sign
     from hybrid.wire.errors import WireError
 
     from .tlog.key_files import read_signer
-    from .tlog.release import read_release
 
     try:
-        return sign(read_release(release, int(time.time())), read_signer(key))
+        return sign(entry, read_signer(key))
     except WireError as error:
-        raise LogError(f"{release}: {error}") from None
+        raise LogError(f"{about}: {error}") from None
+
+
+@log.command()
+@click.argument("folder", type=_FOLDER)
+@click.argument("index", type=int)
+@click.option("--key", type=_FILE, required=True, metavar="FILE", help="The key of the release or directory signer.")
+@click.option(
+    "--reason",
+    required=True,
+    metavar="WORD",
+    help="superseded, withdrawn, vulnerability, wrong-measurement or key-compromise.",
+)
+def revoke(folder: Path, index: int, key: Path, reason: str) -> None:
+    """Take back the release or model of entry INDEX: append a signed revocation, and print its index.
+
+    A checkpoint covers it once it is made. Clients read it from the log and then refuse what it names.
+    """
+    from hybrid.wire.entries import RevokeEntry, entry_digest
+
+    from .tlog.log import Log, check_entry
+
+    opened = Log.open(folder)
+    entry = opened.entry(index)
+    if (kind := check_entry(entry)) not in {"release", "model"}:
+        raise LogError(f"entry {index} is a {kind}; releases and models are revoked")
+    revocation = RevokeEntry(target=entry_digest(entry), reason=reason, issued=int(time.time()))
+    for number in opened.append([_sign(revocation, key, "--reason")]):
+        click.echo(number)
 
 
 @log.command()
@@ -164,7 +218,15 @@ def show(folder: Path, index: int | None, vkey: str | None, proof: bool) -> None
     elif proof:
         click.echo(_proof(opened, index), nl=False)
     else:
-        click.echo(opened.entry(index).decode("utf-8"), nl=False)
+        entry = opened.entry(index)
+        click.echo(entry.decode("utf-8"), nl=False)
+        click.echo(f"entry digest, for pins and deny: {_digest(entry)}", err=True)
+
+
+def _digest(entry: bytes) -> str:
+    from hybrid.wire.entries import entry_digest
+
+    return entry_digest(entry).hex()
 
 
 def _proof(opened: Log, index: int) -> str:

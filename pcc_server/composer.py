@@ -7,6 +7,7 @@ from typing import Protocol
 from hybrid.wire.codec import encode_directory_reply
 from hybrid.wire.constants import ENTRY_CHECKPOINT_NO, MAX_CHECKPOINTS
 from hybrid.wire.directory import Directory, Leaf
+from hybrid.wire.errors import Malformed
 from hybrid.wire.evidence import Statement
 from hybrid.wire.note import NoteSigner
 
@@ -27,6 +28,9 @@ class Ledger(Protocol):
 
     def statements(self, statements: Sequence[Statement], checkpoint_no: int) -> Logged:
         """Return the published checkpoint, and under it the RELEASE and MODEL leaves of what these nodes run."""
+
+    def holds(self, note: bytes) -> bool:
+        """Tell whether the log published this signed checkpoint, byte for byte."""
 
     def append(self, entry: bytes) -> Logged:
         """Append one DIRECTORY entry; returns the new checkpoint and the entry's own leaf."""
@@ -66,11 +70,18 @@ class Composer:
         return epoch > newest or (epoch == newest and seq < MAX_SEQ)
 
     def compose(self, listings: Sequence[Listing], epoch: int) -> Composed:
-        """Compose, sign and log the next directory of an epoch. Blocks where there is a log."""
+        """Compose, sign and log the next directory of an epoch. Blocks where there is a log.
+
+        A node whose checkpoint the log did not publish is left out: clients refuse a directory for one bad checkpoint.
+        Raises LogError, and Malformed when no node is left.
+        """
         newest, last = self._newest
         seq = last + 1 if epoch == newest else 0
-        notes = list(dict.fromkeys(listing.note for listing in listings if listing.note))[: MAX_CHECKPOINTS - 1]
+        named = dict.fromkeys(listing.note for listing in listings if listing.note)
+        notes = [note for note in named if self._ledger is None or self._ledger.holds(note)][: MAX_CHECKPOINTS - 1]
         kept = tuple(listing for listing in listings if not listing.note or listing.note in notes)
+        if not kept:
+            raise Malformed("every node names a checkpoint that the log did not publish")
         known = self._ledger.statements([k.bundle.statement for k in kept], len(notes)) if self._ledger else None
         directory = Directory(
             deployment=self._deployment,

@@ -22,7 +22,7 @@ from hybrid.wire.evidence import (
     binding,
     make_bundle,
 )
-from hybrid.wire.keys import IdentityKey
+from hybrid.wire.keys import IdentityKey, KeyConfig
 from hybrid.wire.note import NoteSigner
 from hybrid.wire.snp import SEV_SNP
 from hybrid.wire.tpm2 import TPM2, TpmEvent
@@ -30,7 +30,7 @@ from hybrid.wire.tpm2 import TPM2, TpmEvent
 from .announce import MAX_SEQ, directory_entry
 from .attest.software import SoftwareAttester
 from .errors import Busy, Limit
-from .keys import KeyRing, LiveKey, boot_clock
+from .keys import KeyRing, boot_clock
 from .publication import Accepted, Publication
 
 IDENTITY_LIFE_S = 24 * 3600  # SPEC 15
@@ -107,11 +107,11 @@ class Entry:
         Raises StartFailure when evidence cannot be collected, Limit when the epoch has no sequence number left.
         """
         self._renew_identity(2 * epoch_s)
-        keys, note, identity = self._ring.current(), self.note, self._identity
+        keys = tuple(live.key.config for live in self._ring.current())  # no private key waits for a device
+        note, identity = self.note, self._identity
         seq = self._next_seq(keys[0].epoch)
         bundle = Bundle.decode(await self._bundle(keys, epoch_s, note))
-        for live in keys:
-            live.bundles[bundle.id] = identity
+        self._ring.name(keys, bundle.id, identity)
         self._newest = _Newest(bundle=bundle, seq=seq)
         directory = Directory(
             deployment=self._served.deployment,
@@ -154,14 +154,14 @@ class Entry:
 
     # --- evidence ----------------------------------------------------------------------------------
 
-    async def _bundle(self, keys: tuple[LiveKey, ...], epoch_s: int, note: bytes) -> bytes:
+    async def _bundle(self, keys: tuple[KeyConfig, ...], epoch_s: int, note: bytes) -> bytes:
         identity, form = self._identity, self._served.format
         statement = Statement(
             deployment=self._served.deployment,
             identity=identity.public,
             not_before=keys[0].epoch * epoch_s,
             not_after=(keys[0].epoch + 2) * epoch_s,
-            keys=tuple(live.key.config for live in keys),
+            keys=keys,
             models=(self._served.model,),
             release_leaf=self._served.release_leaf,
             config_digest=self._served.config_digest,

@@ -5,12 +5,12 @@ back nor a sleeping machine prolongs a key's life.
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from hybrid.wire.constants import CLOCK_TOLERANCE_S
 from hybrid.wire.errors import StaleKey
-from hybrid.wire.keys import EpochKey, IdentityKey
+from hybrid.wire.keys import EpochKey, IdentityKey, KeyConfig
 
 from .publication import Named
 from .replay import ReplaySet
@@ -111,6 +111,12 @@ class KeyRing:
     def accepted(self) -> tuple[LiveKey, ...]:
         """Return every key that still opens requests, the oldest first."""
         return tuple(sorted((k for k in self._live.values() if not self._ended(k)), key=lambda live: live.epoch))
+
+    def name(self, configs: Sequence[KeyConfig], bundle_id: bytes, identity: IdentityKey) -> None:
+        """Note the bundle that lists these keys; those that have ended meanwhile stay ended."""
+        for config in configs:
+            if live := self._live.get(config.key_id):
+                live.bundles[bundle_id] = identity
 
     def find(self, named: Named) -> tuple[LiveKey, IdentityKey]:
         """Return the key a request was sealed to and the identity of the bundle it names.

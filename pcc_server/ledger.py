@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from hybrid.wire.canonical import decode_canonical_json
-from hybrid.wire.checkpoint import Checkpoint
+from hybrid.wire.checkpoint import Checkpoint, checkpoint_digest
 from hybrid.wire.entries import DirectoryEntry, kind_of, open_entry
 from hybrid.wire.errors import WireError
 from hybrid.wire.evidence import Statement
@@ -28,6 +28,7 @@ class LogLedger:
         self._witnesses = tuple(witnesses)
         self._directory_key = directory_key
         self._read_to = 0
+        self._notes: set[bytes] = set()
         self._releases: dict[bytes, int] = {}
         self._models: dict[tuple[str, str], int] = {}
         self._newest: dict[str, tuple[int, int]] = {}
@@ -45,6 +46,13 @@ class LogLedger:
         found += [self._models.get((model.model_id, model.manifest.hex())) for model in models]
         indices = sorted({index for index in found if index is not None and index < size})
         return Logged(note=note, leaves=tuple(self._log.leaf(index, checkpoint_no, size) for index in indices))
+
+    def holds(self, note: bytes) -> bool:
+        """Tell whether the log published this signed checkpoint, byte for byte. Raises LogError."""
+        digest = checkpoint_digest(note)
+        if digest not in self._notes and self._log.has_published(note):
+            self._notes.add(digest)
+        return digest in self._notes
 
     def append(self, entry: bytes) -> Logged:
         """Append one DIRECTORY entry; returns the new checkpoint and the entry's own leaf. Raises LogError."""
@@ -93,5 +101,5 @@ def _size(note: bytes) -> int:
 def _model_of(entry: bytes) -> tuple[str, str]:
     """Read which model an entry is about; its signature is the client's to judge. Raises Malformed."""
     words = Note.parse(entry).text.split("\n")[1]
-    fields = decode_canonical_json(words.encode("ascii"))
+    fields = decode_canonical_json(words.encode("utf-8"))
     return (str(fields.get("model_id")), str(fields.get("manifest"))) if isinstance(fields, dict) else ("", "")

@@ -1,6 +1,7 @@
 """When to send what an engine produces: at once while it comes slowly, many items at a time while it pours."""
 
 import asyncio
+import math
 from collections.abc import Callable
 
 from hybrid.wire.constants import FRAMES_PER_MESSAGE
@@ -24,12 +25,11 @@ class Pace:
         self._timer: asyncio.TimerHandle | None = None
         self._failed: NodeError | None = None
         self._loop = asyncio.get_running_loop()
-        self.last_s = self._loop.time() - GAP_S
+        self.last_s = -math.inf
 
     def added(self, *, urgent: bool = False) -> None:
         """Say that one more item waits. Raises what ``send`` raised, also when it was the timer that called it."""
-        if self._failed:
-            raise self._failed
+        self._raise_failed()
         self._waiting += 1
         if urgent or self._waiting >= self._most:
             self._leave()
@@ -39,11 +39,21 @@ class Pace:
             else:
                 self._timer = self._loop.call_at(self.last_s + GAP_S, self._due)
 
+    def flush(self) -> None:
+        """Send what waits. Raises like ``added``."""
+        self._raise_failed()
+        if self._waiting:
+            self._leave()
+
     def close(self) -> None:
         """Call ``send`` no more; what still waits is the owner's."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+
+    def _raise_failed(self) -> None:
+        if self._failed:
+            raise self._failed
 
     def _due(self) -> None:
         self._timer = None

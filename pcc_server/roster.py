@@ -5,23 +5,24 @@ the epoch at the latest, and again when bundles change within an epoch.
 """
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
-from hybrid.wire.errors import WireError
+from hybrid.wire.errors import ErrorCode, WireError
 
 from . import events
 from .composer import Composed, Composer
-from .errors import NodeError
+from .errors import NodeError, Refused
 from .events import Event
 from .listing import Listing, Rules
 from .route_config import NodePlace
 from .tlog.errors import LogError
 
 POLL_S = 5.0
-EAGER_S = 1.0  # while something is due: as often as a node's limit on Directory.Get bears
+EAGER_S = 1.0  # while something is due, and never more often: a node's limit on Directory.Get bears no more
 PATIENCE_S = 60.0  # SPEC 4 says e·T + 90 s
 START_PATIENCE_S = 20.0  # for every node to have answered once
 MISSES = 3  # so often in a row a node may be silent before it is left out
@@ -92,6 +93,7 @@ class Roster(Generic[NodeT]):
         self._born = clock()
         self._routes: dict[bytes, NodeT] = {}
         self._last: Composed | None = None
+        self._considered: list[bytes] = []
         self._poked = asyncio.Event()
 
     def find(self, node_id: bytes) -> NodeT | None:
@@ -114,7 +116,7 @@ class Roster(Generic[NodeT]):
         epoch = int(self._now() // self._rules.epoch_s)
         covering = [k.listing for k in self._known if k.listing is not None and k.listing.covers(epoch)]
         listings = list({listing.node_id: listing for listing in covering}.values())  # one node under two names
-        if not listings or not self._due(epoch, listings):
+        if not listings or not self._composer.may_publish(epoch) or not self._due(epoch, listings):
             return
         try:
             composed = await asyncio.to_thread(self._composer.compose, listings, epoch)
@@ -122,16 +124,25 @@ class Roster(Generic[NodeT]):
             events.fault(error)
             events.emit(Event.LOG_FAILED, epoch=epoch)
             return
+        self._considered = _bundles(listings)
         self._publish(composed)
 
     async def _ask(self, known: _Known[NodeT]) -> None:
         try:
             listing = self._rules.read(known.node.place, await known.node.directory())
-        except (NodeError, WireError):
-            known.missed()
+        except Exception as error:  # noqa: BLE001 - whatever one node sends, the others are served
+            self._failed(known, error)
             return
         known.answered(listing)
         self._routes[listing.node_id] = known.node
+
+    @staticmethod
+    def _failed(known: _Known[NodeT], error: Exception) -> None:
+        if isinstance(error, Refused) and error.code is ErrorCode.LIMIT:
+            return  # it is there: somebody at our address asks too often
+        if not isinstance(error, NodeError | WireError):
+            events.fault(error)
+        known.missed()
 
     # --- when --------------------------------------------------------------------------------------
 
@@ -140,7 +151,7 @@ class Roster(Generic[NodeT]):
             return all(k.asked for k in self._known) or self._clock() - self._born > START_PATIENCE_S
         if epoch > self._last.epoch:
             return self._is_late(epoch) or all(listing.epoch == epoch for listing in listings)
-        return _bundles(listings) != _bundles(self._last.listings) and self._composer.may_publish(epoch)
+        return _bundles(listings) != self._considered
 
     def _is_late(self, epoch: int) -> bool:
         return self._now() - epoch * self._rules.epoch_s > min(PATIENCE_S, self._rules.epoch_s / 5)
@@ -151,12 +162,11 @@ class Roster(Generic[NodeT]):
         waiting = doubt or self._last is None or int(self._now() // epoch_s) > self._last.epoch
         usual_s = EAGER_S if waiting else max(EAGER_S, min(POLL_S, epoch_s / 8))
         to_next_s = epoch_s - self._now() % epoch_s + 0.05
-        try:
+        until = time.monotonic() + EAGER_S  # also when poked: anybody can poke, with a request for no node
+        with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(min(usual_s, to_next_s)):
                 await self._poked.wait()
-                await asyncio.sleep(EAGER_S / 4)  # a burst of failures is one reason to look
-        except TimeoutError:
-            pass
+        await asyncio.sleep(until - time.monotonic())
         self._poked.clear()
 
     def _publish(self, composed: Composed) -> None:

@@ -7,7 +7,7 @@ import asyncio
 import contextlib
 import signal
 import time
-from collections.abc import AsyncIterator, Coroutine, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from hybrid.wire.codec import (
     join_parts,
     split_parts,
 )
-from hybrid.wire.constants import MAX_INVOKE_BYTES
+from hybrid.wire.constants import MAX_DIRECTORY_BYTES, MAX_INVOKE_BYTES, PART_BYTES
 from hybrid.wire.errors import ErrorCode, Malformed, StaleKey
 from hybrid.wire.header import Header
 
@@ -46,6 +46,8 @@ from .route_keys import directory_signer, open_ledger
 from .slots import Slots
 
 FETCH_S = 5.0  # for a node to send its directory
+MAX_PARTS = MAX_DIRECTORY_BYTES // PART_BYTES + 3  # with checkpoint and leaf
+MAX_PART_BYTES = PART_BYTES + 16
 EVIDENCE_S = 170.0  # for a node to collect evidence: a slow TPM takes long to give up
 HEAD_S = 10.0  # for a node to begin its reply: it does so before it generates
 READER_LOOK_S = 0.5
@@ -75,10 +77,16 @@ class GrpcNode:
         )
 
     async def directory(self) -> bytes:
-        """Fetch its DirectoryReply. Raises Refused, Malformed."""
-        return join_parts([part async for part in self.parts("Directory.Get", b"", FETCH_S)])
+        """Fetch its DirectoryReply. Raises Refused, Malformed, Oversized."""
+        parts: list[bytes] = []
+        async with contextlib.aclosing(self.parts("Directory.Get", b"", FETCH_S)) as sent:
+            async for part in sent:
+                parts.append(part)
+                if len(parts) > MAX_PARTS or len(part) > MAX_PART_BYTES:
+                    raise Malformed("the node sends more than any directory has")
+        return join_parts(parts)
 
-    async def parts(self, method: str, request: bytes, timeout_s: float) -> AsyncIterator[bytes]:
+    async def parts(self, method: str, request: bytes, timeout_s: float) -> AsyncGenerator[bytes, None]:
         """Yield what a method answers, message by message. Raises Refused."""
         caller: aio.UnaryStreamMultiCallable[bytes, bytes] = self._channel.unary_stream(METHODS[method])
         call = caller(request, timeout=timeout_s)
@@ -178,8 +186,9 @@ class Router:
         node = self.roster.find(node_id)
         if node is None:
             raise StaleKey
-        async for part in node.parts(method, request, EVIDENCE_S):
-            await write(context, part)
+        async with contextlib.aclosing(node.parts(method, request, EVIDENCE_S)) as sent:
+            async for part in sent:
+                await write(context, part)
 
     async def log_file(self, request: bytes, context: Context) -> None:
         """Log.File: one static file of the transparency log."""
@@ -216,7 +225,11 @@ class Router:
             if not left_ms:
                 raise DeadlinePassed
             node = self.roster.find(candidate.node_id)
-            refused = await self._try(node, _for_one(request, index), left_ms, context) if node else last
+            refused = (
+                await self._try(node, _for_one(request, index), left_ms, context)
+                if node
+                else Refused(ErrorCode.STALE_KEY)
+            )
             if refused is None:
                 return
             if refused.code not in NEXT:

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from hybrid.wire.attest import NONCE_BYTES
 from hybrid.wire.encoding import deployment_name
 from hybrid.wire.envelope import ReplySealer, RequestOpener
-from hybrid.wire.errors import ErrorCode, Malformed
+from hybrid.wire.errors import ErrorCode, Malformed, WireError
 from hybrid.wire.evidence import SOFTWARE, ModelEntry
 from hybrid.wire.keys import IdentityKey
 
@@ -24,7 +24,7 @@ from .attest.remote import Remote
 from .config import Settings, config_digest
 from .engines import Loaded, open_engine
 from .entry import Collect, Entry, Served, collect_software
-from .errors import CONFIG_EXIT, DeadlinePassed, Refusal, Refused, StartFailure
+from .errors import CONFIG_EXIT, DeadlinePassed, Limit, Refusal, Refused, StartFailure
 from .events import Event, Phase
 from .keys import KeyRing
 from .link import LINK_STREAM, Frame, Kind, Link, OpenStream, Operation, encode_refusal
@@ -84,12 +84,23 @@ class Worker:
 
     async def _publish(self) -> None:
         assert self._link is not None  # noqa: S101 - set before anything calls this
+        self._ring.advance()
         publication = await self.entry.publish(self._settings.epoch_s)
         self._link.send(Kind.PUBLISH, LINK_STREAM, publication.encode())
         events.emit(Event.PUBLISHED, epoch=self._ring.epoch, triples=len(publication.accepted))
 
-    async def renew(self) -> None:
-        """Keep keys and publication current, for ever."""
+    def duties(self) -> tuple[Coroutine[Any, Any, None], ...]:
+        """Return what a worker does for ever, whether or not anybody asks."""
+        return self.beat(), self._keep_keys(), self._renew()
+
+    async def _keep_keys(self) -> None:
+        """Make and destroy keys on time. Apart from publishing: no device that hangs may prolong a key's life."""
+        while True:
+            await asyncio.sleep(min(1.0, self._ring.seconds_to_next() + 0.001))
+            self._ring.advance()
+
+    async def _renew(self) -> None:
+        """Keep the publication current."""
         while True:
             await asyncio.sleep(min(1.0, self._ring.seconds_to_next() + 0.001))
             self._ring.advance()
@@ -97,15 +108,22 @@ class Worker:
                 await self._renew_publication()
 
     async def _renew_publication(self) -> None:
-        """Publish. Evidence that cannot be collected now is tried again: what was published holds for another epoch."""
+        """Publish unless that has just happened.
+
+        Evidence that cannot be collected now is tried again: what was published holds for another epoch. An epoch
+        without a sequence number left ends soon.
+        """
         try:
             async with self._publishing:
-                await self._publish()
-        except StartFailure as failure:
+                if not self.entry.is_current:
+                    await self._publish()
+        except Limit:
+            return
+        except (StartFailure, WireError) as failure:
             events.fault(failure)
 
     async def beat(self) -> None:
-        """Say over the link that the loop turns, for ever."""
+        """Say over the link that the loop turns."""
         assert self._link is not None  # noqa: S101 - set before this runs
         while True:
             self._link.send(Kind.BEAT, LINK_STREAM)
@@ -149,8 +167,11 @@ class Worker:
     async def _take_call(self, frame: Frame) -> None:
         assert self._link is not None  # noqa: S101 - frames come over it
         try:
+            operation, payload = Operation(frame.payload[0]), frame.payload[1:]
+            if operation is Operation.REVOKE:  # at once, whatever evidence is being collected
+                self._ring.revoke(payload)
             async with self._publishing:
-                result = await self._call(Operation(frame.payload[0]), frame.payload[1:])
+                result = await self._call(operation, payload)
         except Exception as error:  # noqa: BLE001 - the table in errors.py ends every one of them
             refusal = self._told(error)
             self._link.send(Kind.REFUSE, frame.stream, encode_refusal(refusal.code, refusal.retry_ms))
@@ -164,10 +185,8 @@ class Worker:
         if operation is Operation.ROTATE:
             self.entry.check_room()
             self._ring.rotate()
-        else:
-            self._ring.revoke(payload)  # also where no sequence number is left: then clients wait for the next epoch
         events.emit(Event.KEYS_CHANGED, keys=len(self._ring.accepted()))
-        await self._publish()
+        await self._publish()  # where a key was revoked and no number is left, clients wait for the next epoch
         return b""
 
     # --- one request -------------------------------------------------------------------------------
@@ -275,7 +294,7 @@ async def _main(inherited: child.Inherited) -> None:
     facts: dict[str, Any] = {"node_key": worker.entry.node_key, "tier": worker.entry.tier, "engine": settings.engine}
     control.write(inherited.control, facts={**facts, "model": loaded.engine.model_id})
     await worker.connect(inherited.link_fd)
-    await _first(stop.wait(), worker.beat(), worker.renew())
+    await _first(stop.wait(), *worker.duties())
     async with asyncio.timeout(CLOSE_S):
         await loaded.engine.close()
 

@@ -59,15 +59,16 @@ def doors_of(ctx: "click.Context") -> Doors:
 def configured(wishes: "Wishes") -> "Config":
     """Return the settings with these wishes on top. Raises ConfigurationError, also for a node without its key."""
     from hybrid import config
-    from hybrid.settings import trusted
+    from hybrid.settings import deciding, trusted
+    from hybrid.trust.policy import Policy
 
     names = ("model", "policy", "node", "node_key", "node_token_file", "trust")
     settings = config.load({name: getattr(wishes, name) for name in names})
-    known = wishes.local_node or settings.node_key or not settings.node or trusted(settings.node, settings.trust)
-    if not known:
+    node = None if wishes.local_node else settings.node
+    if node and not isinstance(deciding(settings), Policy) and trusted(node, settings.trust) is None:
         raise ConfigurationError(
-            f"the key of node {settings.node} is not known, so nothing may be sealed to it",
-            hint="add --node-key KEY; the node prints its key when it starts",
+            f"the key of node {node} is not known, so nothing may be sealed to it",
+            hint="add --node-key KEY, or hybrid trust add it for good; the node prints its key when it starts",
         )
     return settings
 
@@ -86,20 +87,22 @@ def open_client(
     on_handoff: replaces the configured consent.  phase: told what is being waited for.
     """
     from hybrid.config import read_token
+    from hybrid.settings import deciding
     from hybrid.trust.policy import Policy
 
     with ExitStack() as stack:
-        address, key = settings.node, settings.node_key
+        address = settings.node
+        trust = None if local_node else deciding(settings)
         if local_node:
             phase("starting a private node on loopback")
             node = stack.enter_context(doors.own_node(settings))
-            address, key = node.address, node.key
+            address, trust = node.address, Policy.pinned(node.key)
             phase(f"private node ready at {address}")
         client = doors.client(
             model=settings.model,
             models=settings.models,
             node=address,
-            trust=Policy.pinned(key) if key else settings.trust,
+            trust=trust,
             node_token=read_token(settings.node_token_file),
             policy=settings.policy,
             threshold=settings.threshold,

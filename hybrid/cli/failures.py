@@ -69,6 +69,9 @@ def report(error: HybridError) -> int:
 
 def misused(error: click.UsageError) -> int:
     """Say what is wrong with the words of the command line, and where its options are listed."""
+    if isinstance(error, click.exceptions.NoArgsIsHelpError):
+        talk(safe(error.format_message()))
+        return error.exit_code
     message = safe(error.format_message()).rstrip(".")
     talk(f"error: {message[:1].lower()}{message[1:]}")
     if error.ctx is not None:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 SHOWN_ID = 32  # hexadecimal digits of directory_id: 16 bytes, enough for two people to compare
 SHORT_ID = 12
+DETAIL_AT = 32  # the column in which a check's reason begins
 MARKS = {
     "pass": ("✓ pass", "green"),
     "warn": ("! warn", "yellow"),
@@ -111,7 +112,9 @@ def _node_lines(facts: Mapping[str, Any], screen: Screen) -> Iterable[str]:
     yield safe(
         f"{facts['target']}  deployment {name}, epoch {facts['epoch']}, seq {facts['seq']}" if name else facts["target"]
     )
-    yield f"directory {facts['directory_id'][:SHOWN_ID]}  the same for everybody: compare it with somebody else's"
+    yield screen.wrap(
+        f"directory {facts['directory_id'][:SHOWN_ID]}  everybody must be shown this one: compare it", indent=3
+    )
     yield from _check_lines(facts["checks"], screen)
     for node in facts["nodes"]:
         yield ""
@@ -120,11 +123,12 @@ def _node_lines(facts: Mapping[str, Any], screen: Screen) -> Iterable[str]:
         yield f"   {screen.paint(tier(node['tier'], node['tier_words']), 'bold')}"
     for dropped in facts["dropped"]:
         got = f"expected {dropped['expected']}, got {dropped['got']}"
-        yield safe(f"\nnode {dropped['node_id'][:SHORT_ID] or '?'}  not used: {dropped['check']}: {got}")
+        line = safe(f"node {dropped['node_id'][:SHORT_ID] or '?'}  not used: {dropped['check']}: {got}")
+        yield f"\n{screen.wrap(line, indent=3)}"
     yield ""
-    for share in facts["shares"]:
-        mark = screen.paint(*MARKS["warn" if share["alarm"] else "pass" if share["p"] < 1 else "skip"])
-        yield f"   {'nodes.bias':<20} {mark}  {share['what']}: {safe(share['words'])}"
+    for share in facts["shares"] if facts["nodes"] else ():
+        status = "warn" if share["alarm"] else "pass" if share["p"] < 1 else "skip"
+        yield _check_line("  ", "nodes.bias", status, f"{share['what']}: {share['words']}", screen)
     yield _verdict(facts, screen)
 
 
@@ -132,14 +136,23 @@ def _verdict(facts: Mapping[str, Any], screen: Screen) -> str:
     error = facts["error"]
     if error is None:
         return f"{screen.paint('✓ verified', 'green')}  {tier(facts['tier'], facts['tier_words'])}"
-    hint = f"\nhint: {error['hint']}" if error["hint"] else ""
-    return f"{screen.paint('✗ not verified', 'bold')}  {safe(error['message'])}{safe(hint)}"
+    hint = "\n" + screen.wrap(f"hint: {safe(error['hint'])}", indent=6) if error["hint"] else ""
+    return _marked("✗ not verified", "bold", f"  {safe(error['message'])}", screen) + hint
+
+
+def _marked(mark: str, colour: str, words: str, screen: Screen) -> str:
+    return screen.wrap(f"{mark}{words}", indent=3).replace(mark, screen.paint(mark, colour), 1)
 
 
 def _check_lines(checks: Iterable[Mapping[str, Any]], screen: Screen) -> Iterable[str]:
     for check in checks:
         number = f"{check['number']:>2}" if check["number"] else "  "
-        yield f"{number} {check['name']:<20} {screen.paint(*MARKS[check['status']])}  {safe(check['detail'])}".rstrip()
+        yield _check_line(number, check["name"], check["status"], check["detail"], screen)
+
+
+def _check_line(number: str, name: str, status: str, detail: str, screen: Screen) -> str:
+    words = screen.wrap(safe(detail), indent=DETAIL_AT)
+    return f"{number} {name:<20} {screen.paint(*MARKS[status])}  {words}".rstrip()
 
 
 # --- receipts -------------------------------------------------------------------------------------
@@ -170,10 +183,11 @@ def rejudged(path: str, file: "ReceiptFile", verdict: "Verdict") -> dict[str, An
 
 def _receipt_lines(facts: Mapping[str, Any], screen: Screen) -> Iterable[str]:
     sealed = datetime.fromtimestamp(facts["sealed_at"], UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
-    yield safe(f"{facts['target']}  sealed {sealed}, by the clock of who wrote it")
+    yield screen.wrap(safe(f"{facts['target']}  sealed {sealed}, by the clock of who wrote it"), indent=3)
     yield from _check_lines(facts["checks"], screen)
-    yield safe(f"   keys of today's trust that it was judged by: {', '.join(facts['agreeing']) or 'none'}")
+    keys = f"keys of today's trust that it was judged by: {', '.join(facts['agreeing']) or 'none'}"
+    yield f"   {screen.wrap(safe(keys), indent=3)}"
     yield ""
     mark, colour, words = VERDICTS[facts["verdict"]]
     tail = f": {safe(facts['tier_words'])}" if facts["ok"] else ""
-    yield f"{screen.paint(mark, colour)}  {words}{tail}"
+    yield _marked(mark, colour, f"  {words}{tail}", screen)

@@ -1,7 +1,7 @@
 """``hybrid trust``: the deployments this user trusts, and what each must prove. Edits one private file."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,13 +35,18 @@ def path() -> None:
 def list_(as_json: bool) -> None:
     """Show every deployment: endpoint, least tier, keys."""
     deployments = _deployments()
+    if not deployments:
+        talk("no deployment is trusted yet: hybrid trust add HOST:PORT --key KEY")
     if as_json:
         click.echo(json.dumps({name: _facts(policy) for name, policy in deployments.items()}, indent=2))
         return
     for name, policy in deployments.items():
         facts = _facts(policy)
-        words = f"tier {policy.min_tier} or higher, software evidence: {policy.allow_software}, log: {facts['log']}"
-        click.echo(safe(f"{name}  {policy.endpoint or '-'}  {words}"))
+        click.echo(safe(f"{name}  {policy.endpoint or 'no fixed address'}"))
+        click.echo(safe(f"  tier {policy.min_tier} or higher; software evidence: {policy.allow_software}"))
+        click.echo(
+            safe(f"  log: {facts['log']}; directory signed by {', '.join(map(_short, policy.directory_signers))}")
+        )
 
 
 @command.command("add")
@@ -57,9 +62,12 @@ def add(node: str, key: str | None, name: str | None, allow_software: Any) -> No
     """
     file = Path(node).expanduser()
     added = _of_file(file) if file.is_file() and not key else _of_node(node, key, name, allow_software)
-    _write({**_deployments(), **added})
+    before = _changed(lambda known: {**known, **added})
     for each, policy in added.items():
-        talk(f"{safe(each)} is trusted from now on, at {safe(policy.endpoint or 'no fixed address')}")
+        stead = f", in place of the one at {before[each].endpoint}" if each in before else ""
+        talk(safe(f"{each} is trusted from now on, at {policy.endpoint or 'no fixed address'}{stead}"))
+        if policy.endpoint:
+            talk(safe(f"hint: hybrid verify {each} looks at it; hybrid ask --node {each} hands over to it"))
         if policy.allow_software == "always":
             talk("warning: software evidence is accepted anywhere; such a node is NOT private from its operator")
 
@@ -68,10 +76,18 @@ def add(node: str, key: str | None, name: str | None, allow_software: Any) -> No
 @click.argument("name", metavar="DEPLOYMENT")
 def rm(name: str) -> None:
     """Trust a deployment no longer."""
-    deployments = _deployments()
-    if name not in deployments:
-        raise ConfigurationError(f"there is no deployment {name}", hint=f"known: {', '.join(deployments) or 'none'}")
-    _write({each: policy for each, policy in deployments.items() if each != name})
+    _changed(lambda known: _without(known, name))
+    talk(safe(f"{name} is trusted no longer"))
+
+
+def _without(known: Mapping[str, "Policy"], name: str) -> Mapping[str, "Policy"]:
+    if name not in known:
+        raise ConfigurationError(f"there is no deployment {name}", hint=f"known: {', '.join(known) or 'none'}")
+    return {each: policy for each, policy in known.items() if each != name}
+
+
+def _short(key: str) -> str:
+    return key.rsplit("+", 1)[0]
 
 
 def _path() -> Path:
@@ -87,11 +103,16 @@ def _deployments() -> Mapping[str, "Policy"]:
     return read_trust_file(_path()).deployments if _path().exists() else {}
 
 
-def _write(deployments: Mapping[str, "Policy"]) -> None:
-    from hybrid.state import write_private
+def _changed(change: "Callable[[Mapping[str, Policy]], Mapping[str, Policy]]") -> Mapping[str, "Policy"]:
+    """Change the trust file, alone with it; returns what it held before."""
+    from hybrid.state import locked, write_private
     from hybrid.trust.toml import write_trust
 
-    write_private(_path(), write_trust(dict(sorted(deployments.items()))).encode())
+    path = _path()
+    with locked(path):
+        before = _deployments()
+        write_private(path, write_trust(dict(sorted(change(before).items()))).encode())
+    return before
 
 
 def _of_file(file: Path) -> Mapping[str, "Policy"]:
@@ -105,6 +126,10 @@ def _of_node(node: str, key: str | None, name: str | None, allow_software: Any) 
     from hybrid.settings import is_loopback
     from hybrid.trust.policy import Policy
 
+    if ":" not in node:
+        raise ConfigurationError(
+            f"{node} is neither HOST:PORT nor a file", hint="hybrid trust add 127.0.0.1:8443 --key KEY"
+        )
     if key is None:
         raise click.UsageError("--key is needed for HOST:PORT; a node prints its key when it starts")
     host = Address.parse(node).host

@@ -9,19 +9,24 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from hybrid.cli.findings import block, inspected, rejudged
-from hybrid.cli.terminal import ColourWish, screen_of
+from hybrid.cli.terminal import ColourWish, safe, screen_of, show, talk
 from hybrid.errors import AttestationError, ConfigurationError, UnavailableError
 from hybrid.state import default_folder
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from hybrid.bias import NodeCount
     from hybrid.config import Config
     from hybrid.inspection import Inspection
+    from hybrid.settings import Settings
     from hybrid.trust.policy import Policy
     from hybrid.trust.receipt_file import ReceiptFile
 
 FAILED = AttestationError.exit_code
 VERDICT_CODES = {"verified": 0, "self-described": 1, "failed": FAILED}
 DEFAULT_PORT = 8443
+LOOK_S = 60.0  # for everything a look fetches: a node that answers drop by drop is no reason to wait for ever
 
 
 @click.command("verify")
@@ -45,9 +50,9 @@ def command(target: str, node_key: str | None, trust: Path | None, as_json: bool
     path = _receipt(target, settings)
     facts, code = _judged_receipt(path, settings) if path else _judged_node(target, settings)
     if as_json:
-        click.echo(json.dumps(facts, indent=2, ensure_ascii=False))
+        show(json.dumps(facts, indent=2))
     else:
-        click.echo(block(facts, screen_of(sys.stdout, wish=colour)), color=True)
+        show(block(facts, screen_of(sys.stdout, wish=colour)))
     return code
 
 
@@ -60,17 +65,14 @@ def _receipt(target: str, settings: "Config") -> Path | None:
 
 
 def _judged_node(target: str, settings: "Config") -> tuple[dict[str, Any], int]:
+    from hybrid.attempt import too_slow
     from hybrid.cloud import GrpcTransport
     from hybrid.inspection import inspect
     from hybrid.seen import LogMemory
-    from hybrid.settings import Settings, as_timeout, is_loopback
-    from hybrid.shares import read_all
-    from hybrid.trust.policy import Policy
+    from hybrid.settings import as_timeout, is_loopback
     from hybrid.trust.verify import Verifier
 
-    key = settings.node_key
-    node = target if ":" in target or not key else f"{target}:{DEFAULT_PORT}"  # else the name of a deployment
-    settled = Settings(node=node, trust=Policy.pinned(key) if key else settings.trust, timeout=settings.timeout)
+    settled = _settled(target, settings)
     if settings.offline and not is_loopback(settled.address):
         raise UnavailableError("the node may not be asked while offline", reason="offline", hint="unset HYBRID_OFFLINE")
     assert settled.policy is not None  # noqa: S101 - Settings refuses a node without one
@@ -79,14 +81,65 @@ def _judged_node(target: str, settings: "Config") -> tuple[dict[str, Any], int]:
     async def look() -> "Inspection":
         transport = GrpcTransport(settled.address, as_timeout(settled.timeout))
         try:
-            return await inspect(transport, verifier, LogMemory(folder))
+            async with asyncio.timeout(LOOK_S):
+                return await inspect(transport, verifier, LogMemory(folder))
+        except TimeoutError:
+            raise too_slow("attest") from None
         finally:
             await transport.close()
 
     found = asyncio.run(look())
-    counts = read_all(folder).get(found.directory.deployment, {}) if found.directory else {}
-    facts = inspected(settled.address, found, counts)
+    facts = inspected(settled.address, found, _counts(folder, found))
     return facts, 0 if facts["ok"] else FAILED
+
+
+def _counts(folder: Path, found: "Inspection") -> "Mapping[str, NodeCount]":
+    """Return what is remembered of the nodes; a file that can't be read is said, and is no reason to show nothing."""
+    from hybrid.shares import ShareBook
+
+    book = ShareBook(folder)
+    if found.directory:
+        book.open(found.directory.deployment)
+    if book.trouble:
+        talk(f"warning: {safe(book.trouble)}")
+    return book.counts
+
+
+def _settled(target: str, settings: "Config") -> "Settings":
+    """Return where to look and what must be proved there. Raises ConfigurationError for what is no node we know."""
+    from hybrid.settings import Settings, deciding, trusted
+    from hybrid.trust.policy import Policy
+
+    decides = deciding(settings, target=target)
+    pinned = isinstance(decides, Policy)
+    if not pinned and trusted(target, settings.trust) is None:
+        raise _unknown(target, settings)
+    node = target if ":" in target or not pinned else f"{target}:{DEFAULT_PORT}"  # else the name of a deployment
+    return Settings(node=node, trust=decides, timeout=settings.timeout)
+
+
+def _unknown(target: str, settings: "Config") -> ConfigurationError:
+    """Say what a target that leads nowhere could have been. Raises ConfigurationError for a malformed address."""
+    from hybrid.peers import Address
+    from hybrid.receipts import ReceiptStore, is_id
+    from hybrid.trust_file import default_trust_path
+
+    if not target.startswith("unix:") and ("/" in target or target.endswith(".receipt")):
+        return ConfigurationError(f"there is no file {target}", hint="give a receipt file, or the beginning of its id")
+    if ":" in target:
+        Address.parse(target)
+        how = f"add --node-key KEY, or trust it for good: hybrid trust add {target} --key KEY"
+        return ConfigurationError(
+            f"the key of node {target} is not known, so nothing it says can be verified",
+            hint=f"{how}; the node prints its key when it starts",
+        )
+    if is_id(target):
+        folder = ReceiptStore(settings.state or default_folder()).folder
+        return ConfigurationError(f"no receipt begins with {target}", hint=f"receipts are kept in {folder}")
+    return ConfigurationError(
+        f"{target} is no HOST:PORT, no deployment you trust, and no receipt",
+        hint=f"hybrid trust list shows whom you trust, by {settings.trust or default_trust_path()}",
+    )
 
 
 def _judged_receipt(path: Path, settings: "Config") -> tuple[dict[str, Any], int]:
@@ -105,12 +158,19 @@ def _judged_receipt(path: Path, settings: "Config") -> tuple[dict[str, Any], int
 
 def _policy_today(file: "ReceiptFile", settings: "Config") -> "Policy | None":
     """Return what the verifier itself trusts for the deployment a receipt names; None when that is nothing."""
+    from hybrid.settings import deciding
     from hybrid.trust.policy import Policy
+
+    decides = deciding(settings)
+    by_flag = settings.origin.get("node_key") == "flag"
+    named = None if by_flag else _named_today(file, settings)
+    return named or (decides if isinstance(decides, Policy) else None)
+
+
+def _named_today(file: "ReceiptFile", settings: "Config") -> "Policy | None":
     from hybrid.trust.toml import parse_trust
     from hybrid.trust_file import default_trust_path, read_trust_file
 
-    if settings.node_key:
-        return Policy.pinned(settings.node_key)
     if settings.trust is None and not default_trust_path().exists():
         return None
     today = read_trust_file(settings.trust or default_trust_path())

@@ -7,7 +7,7 @@ from hybrid.wire.evidence import Bundle, Statement
 from hybrid.wire.release import ReleaseEntry
 
 from .checks import Findings
-from .clock import outside, usable_key
+from .clock import outside, usable_key, utc
 from .evidence import EvidenceFacts, check_evidence
 from .facts import NodeFacts
 from .policy import Policy
@@ -97,7 +97,7 @@ def _validity(scene: Scene, statement: Statement, findings: Findings) -> None:
     off = outside(scene.now, statement.not_before, statement.not_after)
     if off:
         raise findings.failed(name, expected="a bundle of this time", got=off)
-    findings.passed(name, f"until {statement.not_after}")
+    findings.passed(name, f"until {utc(statement.not_after)}")
 
 
 def _suite(statement: Statement, policy: Policy, findings: Findings) -> None:

@@ -1,10 +1,19 @@
 """Epochs, tolerance and what to tell somebody whose clock is off. SPEC section 9."""
 
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from math import ceil
 
 from hybrid.wire.constants import CLOCK_TOLERANCE_S
 from hybrid.wire.keys import KeyConfig
+
+
+def utc(seconds: float) -> str:
+    """Return Unix seconds as people read them; beyond the year 9999 as the number."""
+    try:
+        return datetime.fromtimestamp(int(seconds), UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+    except (ValueError, OverflowError, OSError):
+        return str(seconds)
 
 
 def outside(now: float, start: float, end: float) -> str:

@@ -14,7 +14,7 @@ from hybrid.wire.errors import SignatureFailure, WireError
 from hybrid.wire.note import NoteVerifier
 
 from .checks import Findings
-from .clock import outside
+from .clock import outside, utc
 from .log_checks import NO_LOG, LogState
 from .log_view import LogContradiction, LogView
 from .tail import STALLED_S
@@ -125,7 +125,7 @@ def check_current(
         raise findings.failed(CURRENT, expected="a directory of this time", got=_ahead(directory, log, now) or off)
     if held is not None and (directory.epoch, directory.seq) < held.key:
         raise findings.failed(CURRENT, expected="nothing older than the one in use", got="an older directory")
-    findings.passed(CURRENT, f"until {ends(directory)}")
+    findings.passed(CURRENT, f"until {utc(ends(directory))}")
 
 
 def _ahead(directory: Directory, log: LogState | None, now: float) -> str:
@@ -180,9 +180,10 @@ def unreadable(listed: UnreadableNode, findings: Findings) -> AttestationError:
 def check_intact(directory: Directory, errors: Sequence[Failure], findings: Findings) -> None:
     """Run check 9: less than half the weight fails what no honest node fails."""
     total = sum(node.weight for node in directory.nodes) + sum(node.weight for node in directory.unreadable)
-    broken = sum(listed.weight for listed, error in errors if error.check.startswith(STUFFING))
+    stuffed = [(listed.weight, error.check) for listed, error in errors if error.check.startswith(STUFFING)]
+    broken = sum(weight for weight, _ in stuffed)
     if 2 * broken >= total:
-        got = f"{broken} of {total} failing"
+        got = f"{broken} of {total} failing ({', '.join(sorted({check for _, check in stuffed}))})"
         raise findings.failed(INTACT, expected="less than half the weight to fail", got=got)
     findings.passed(INTACT, f"{total - broken} of {total} by weight")
 

@@ -62,9 +62,7 @@ def check_evidence(bundle: Bundle, scene: Scene, release: ReleaseEntry | None, f
         findings.skipped(ONLY_SOFTWARE, "evidence.binding", "evidence.fresh")
         findings.skipped(NOT_SHOWN, "tpm2.*", "snp.*")
         return EvidenceFacts(tier=tier)
-    bound = [
-        (item, binding(bundle.statement_bytes, bundle.items[:at], item.format)) for at, item in enumerate(bundle.items)
-    ]
+    bound = _bindings(bundle)
     _bound(bound, findings)
     t0 = _fresh(bundle, scene, release, findings)
     if TPM2 not in bundle.statement.formats and not _has_vtpm(bundle):
@@ -73,6 +71,13 @@ def check_evidence(bundle: Bundle, scene: Scene, release: ReleaseEntry | None, f
     if SEV_SNP not in bundle.statement.formats:
         findings.skipped(NOT_SHOWN, "snp.*")
     return replace(facts, t0=t0)
+
+
+def _bindings(bundle: Bundle) -> list[tuple[EvidenceItem, bytes]]:
+    """Return each item with what it must cover."""
+    return [
+        (item, binding(bundle.statement_bytes, bundle.items[:at], item.format)) for at, item in enumerate(bundle.items)
+    ]
 
 
 def _has_vtpm(bundle: Bundle) -> bool:
@@ -190,6 +195,8 @@ def _nonced(bundle: Bundle, proof: NonceProof, scene: Scene, release: ReleaseEnt
     try:
         _judge(bound, bundle.statement, scene, release, Findings())
     except AttestationError as error:
+        # what fails in the bundle's own evidence, too, is named by its own check: it is no question of age
+        _judge(_bindings(bundle), bundle.statement, scene, release, Findings(findings.all()))
         raise findings.failed(name, expected=wanted, got=f"evidence that fails {error.check}") from None
     if not all(_same_machine(*pair) for pair in zip(bundle.items, reply.items, strict=True)):
         raise findings.failed(name, expected=wanted, got="evidence of another machine")

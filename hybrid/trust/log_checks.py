@@ -18,6 +18,7 @@ from hybrid.wire.note import Note
 from hybrid.wire.tiles import consistency_from_tiles, needed_for_consistency, needed_for_root, root_from_tiles
 
 from .checks import Findings
+from .clock import utc
 from .log_view import LogContradiction, LogView, Seen
 
 NO_LOG = "the trust policy names no log"
@@ -163,7 +164,7 @@ def _quorum(policy: LogPolicy, note: bytes, findings: Findings) -> int | None:
 
 def _quorum_met(policy: LogPolicy, times: Sequence[int | None], findings: Findings) -> None:
     if policy.has_quorum:
-        findings.passed("log.quorum", f"witnessed at {times[0]}")
+        findings.passed("log.quorum", f"witnessed at {utc(times[0] or 0)}")
     else:
         findings.warned("log.quorum", NO_WITNESS)
 
@@ -188,7 +189,7 @@ def _rollback(newest: Judged, stored: Seen | None, findings: Findings) -> None:
         got = f"one of size {newest.checkpoint.size}"
         raise findings.failed(name, expected=f"a checkpoint of size {stored.size} or more", got=got)
     if newest.t0 is not None and stored.t0 is not None and newest.t0 < stored.t0:
-        raise findings.failed(name, expected=f"a checkpoint witnessed at {stored.t0} or later", got=f"{newest.t0}")
+        raise findings.failed(name, expected=f"a checkpoint witnessed at {utc(stored.t0)} or later", got=utc(newest.t0))
     findings.passed(name, f"size {stored.size} to {newest.checkpoint.size}")
 
 

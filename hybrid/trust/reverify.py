@@ -18,7 +18,7 @@ from hybrid.wire.receipt import Receipt
 
 from .bundle import check_bundle
 from .checks import Check, Findings
-from .clock import outside
+from .clock import outside, utc
 from .directory import check_logged, decode_directory, open_own_leaf
 from .facts import NodeFacts
 from .log_checks import check_log
@@ -183,7 +183,7 @@ def _current(entry: DirectoryEntry, epoch_s: int, at: float, findings: Findings)
     start, end = entry.epoch * epoch_s, (entry.epoch + 2) * epoch_s
     if outside(at, start, end):
         raise findings.failed(name, expected="a directory of the moment of sealing", got="one of another time")
-    findings.passed(name, f"until {end}")
+    findings.passed(name, f"until {utc(end)}")
 
 
 def _open(file: ReceiptFile, findings: Findings) -> _Opened:
@@ -238,4 +238,4 @@ def _time(file: ReceiptFile, opened: _Opened, now: float, findings: Findings) ->
         raise findings.failed(name, expected="a request sealed shortly before its answer", got="another time")
     if file.sealed_at > now + CLOCK_TOLERANCE_S:
         raise findings.failed(name, expected="a request of the past", got="one of the future")
-    findings.passed(name, f"sealed at {file.sealed_at}, answered in the minute {minute}")
+    findings.passed(name, f"sealed at {utc(file.sealed_at)}, answered in the minute of {utc(minute)}")

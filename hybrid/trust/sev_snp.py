@@ -22,7 +22,7 @@ from hybrid.wire.snp import Report, SnpItem, Tcb
 
 from .certificates import IA5_STRING, Certificate, DerReader, printable, small_integer
 from .checks import Findings
-from .clock import outside
+from .clock import outside, utc
 from .paravisor import check_vtpm, report_data_of
 from .tpm2 import PcrValues
 
@@ -271,7 +271,7 @@ def _dates(chain: _Chain, now: float, findings: Findings) -> None:
     off = outside(now, chain.starts, chain.ends)
     if off:
         raise findings.failed("snp.cert-dates", expected="certificates of this time", got=off)
-    findings.passed("snp.cert-dates", f"until {chain.ends}")
+    findings.passed("snp.cert-dates", f"until {utc(chain.ends)}")
 
 
 def _signing_key(report: Report, findings: Findings) -> None:

@@ -13,6 +13,7 @@ from hybrid.wire.release import ReleaseEntry
 from hybrid.wire.snp import DIRECT
 
 from .checks import Findings
+from .clock import utc
 from .evidence import EvidenceFacts
 from .facts import SNP_TIER, SOFTWARE_TIER
 from .log_checks import NO_LOG
@@ -91,7 +92,7 @@ def _valid(leaf: Leaf, release: ReleaseEntry, scene: Scene, findings: Findings) 
     wrong = _not_valid(release, scene) or _not_wanted(entry_digest(leaf.entry), scene)
     if wrong:
         raise findings.failed("release.valid", expected="a release to be used now", got=wrong)
-    findings.passed("release.valid", f"until {release.expires}")
+    findings.passed("release.valid", f"entry {entry_digest(leaf.entry).hex()}, until {utc(release.expires)}")
 
 
 def _not_valid(release: ReleaseEntry, scene: Scene) -> str:

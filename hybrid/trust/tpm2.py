@@ -295,7 +295,7 @@ def _runtime_log(item: Tpm2Item, statement: Statement, trust: Tpm2Trust, finding
         raise _log_failure(findings, "events that explain the runtime PCR", "others")
     if item.events[-1] != event_of(statement):
         raise _log_failure(findings, "this release, configuration and node as the last event", "another event")
-    findings.passed(name, f"{len(item.events)} events, the last is this node")
+    findings.passed(name, f"the last of {len(item.events)} is this node")
 
 
 def _log_failure(findings: Findings, expected: str, got: str) -> AttestationError:

@@ -81,10 +81,12 @@ def _read_tail(tier: Tier, scene: Scene, findings: Findings) -> None:
 
 
 def check_rule(rule: Rule | None, facts: list[NodeFacts], findings: Findings) -> list[NodeFacts]:
-    """Run check 30, if the policy has a rule; returns the models it holds for. Raises AttestationError without any."""
+    """Run check 30; returns the models the policy's rule holds for. Raises AttestationError without any."""
+    name = "policy.require"
     if rule is None:
+        findings.skipped("the trust policy has no rule of its own", name)
         return facts
-    name, verdicts = "policy.require", [(fact, rule.judge(fact)) for fact in facts]
+    verdicts = [(fact, rule.judge(fact)) for fact in facts]
     held = [(fact, verdict) for fact, verdict in verdicts if verdict.ok]
     if not held:
         raise findings.failed(name, expected=verdicts[0][1].words, got="a node that is not so")

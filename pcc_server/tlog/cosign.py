@@ -1,8 +1,5 @@
 """The log's side of C2SP tlog-witness: submit a checkpoint to witnesses, keep the cosignatures that verify."""
 
-import http.client
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -15,8 +12,10 @@ from hybrid.wire.log_policy import LogPolicy
 from hybrid.wire.note import Note, append_signatures
 
 from .errors import LogError, WitnessError
+from .web import WebError, call
 
-TIMEOUT_S = 5.0
+TIMEOUT_S = 10.0  # for a whole answer
+_OK = 200
 _MAX_ANSWER_BYTES = 64 * 1024
 _CONFLICT = 409
 _SCHEMES = ("http://", "https://")
@@ -59,15 +58,14 @@ class Witness:
     def _submit(self, note: bytes, old: int, proof: Sequence[bytes]) -> bytes:
         lines = [f"old {old}", *map(to_base64, proof), "", ""]
         body = "\n".join(lines).encode("ascii") + note
-        request = urllib.request.Request(f"{self.url}/add-checkpoint", data=body, method="POST")  # noqa: S310 - http(s) alone, by parse
+        url = f"{self.url}/add-checkpoint"
         try:
-            with urllib.request.urlopen(request, timeout=TIMEOUT_S) as answer:  # noqa: S310 - the same
-                return bytes(answer.read(_MAX_ANSWER_BYTES))
-        except urllib.error.HTTPError as error:
-            with error:
-                raise self._refused(error.code, error.read(_MAX_ANSWER_BYTES)) from None
-        except (OSError, http.client.HTTPException):
+            status, answer = call("POST", url, body, limit=_MAX_ANSWER_BYTES, patience_s=TIMEOUT_S)
+        except WebError:
             raise WitnessError(f"the witness {self.verifier.name} at {self.url} cannot be reached") from None
+        if status != _OK:
+            raise self._refused(status, answer)
+        return answer
 
     def _refused(self, status: int, body: bytes) -> WitnessError:
         text = body.decode("ascii", "replace").removesuffix("\n")

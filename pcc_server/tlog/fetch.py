@@ -1,14 +1,14 @@
 """Where a monitor reads a log from: a folder, or an address that serves one."""
 
-import http.client
-import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 
 from .errors import LogError
 from .store import Store
+from .web import WebError, call
 
-TIMEOUT_S = 20.0
+TIMEOUT_S = 60.0  # for a whole file
+_OK = 200
 MAX_FILE_BYTES = 256 * (2 + 16 * 1024)  # an entry bundle of the largest entries
 
 Read = Callable[[str], bytes]
@@ -20,11 +20,13 @@ def reader_of(prefix: str) -> Read:
         return Store(Path(prefix)).read
 
     def read(path: str) -> bytes:
+        url = f"{prefix.rstrip('/')}/{path}"
         try:
-            with urllib.request.urlopen(f"{prefix.rstrip('/')}/{path}", timeout=TIMEOUT_S) as answer:  # noqa: S310 - http(s) alone
-                data = bytes(answer.read(MAX_FILE_BYTES + 1))
-        except (OSError, http.client.HTTPException):  # a status that is no success is an OSError too
-            raise LogError(f"{prefix}/{path} cannot be fetched") from None
+            status, data = call("GET", url, limit=MAX_FILE_BYTES, patience_s=TIMEOUT_S)
+        except WebError:
+            status, data = 0, b""
+        if status != _OK:
+            raise LogError(f"{prefix}/{path} cannot be fetched")
         if len(data) > MAX_FILE_BYTES:
             raise LogError(f"{prefix}/{path} is larger than any file of a log")
         return data

@@ -52,6 +52,14 @@ def read_witness_key(path: Path) -> CosignatureSigner:
         raise LogError(f"{path} holds no witness's key: {error}") from None
 
 
+def read_key(path: Path) -> Signer:
+    """Read a key of any kind. Raises LogError, also when others may read the file."""
+    try:
+        return read_signer(path)
+    except LogError:
+        return read_witness_key(path)
+
+
 def _read_line(path: Path) -> str:
     try:
         mode, text = path.stat().st_mode, path.read_text("utf-8")

@@ -17,7 +17,7 @@ from hybrid.wire.directory import Leaf
 from hybrid.wire.entries import kind_of
 from hybrid.wire.errors import WireError
 from hybrid.wire.merkle import check_consistency, leaf_hash
-from hybrid.wire.note import NoteSigner, NoteVerifier, append_signatures
+from hybrid.wire.note import Note, NoteSigner, NoteVerifier, append_signatures
 from hybrid.wire.tiles import (
     TILE_WIDTH,
     consistency_from_tiles,
@@ -139,6 +139,17 @@ class Log:
     def note(self) -> bytes:
         """Return the published checkpoint as it stands. Raises LogError when there is none."""
         return self._store.read(CHECKPOINT)
+
+    def has_published(self, note: bytes) -> bool:
+        """Tell whether this is the published checkpoint or an earlier one, byte for byte. Raises LogError."""
+        if note == self._store.get(CHECKPOINT):
+            return True
+        try:
+            size = Checkpoint.parse_text(Note.parse(note).text).size
+        except WireError:
+            return False
+        names = [name for name in self._store.names(HISTORY) if name.startswith(f"{HISTORY}/{size:012d}-")]
+        return any(self._store.get(name) == note for name in names)
 
     def published(self) -> Checkpoint:
         """Return the published checkpoint, its signature checked. Raises LogError."""

@@ -8,6 +8,7 @@ import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 from .errors import LogError
 
@@ -62,11 +63,17 @@ class Store:
         """Remove a folder of files that nothing needs any more; no harm when it is not there."""
         shutil.rmtree(self.folder / name, ignore_errors=True)
 
+    def _lock_file(self) -> BinaryIO:
+        try:
+            _make_folder(self.folder, _PRIVATE)
+            return (self.folder / "lock").open("wb")
+        except OSError as error:
+            raise LogError(f"cannot write {self.folder / 'lock'}: {error.strerror}") from None
+
     @contextlib.contextmanager
     def locked(self, patience_s: float = PATIENCE_S) -> Iterator[None]:
         """Be the only writer, among processes and threads. Raises LogError when another one is and goes on being."""
-        _make_folder(self.folder, _PRIVATE)
-        with (self.folder / "lock").open("wb") as file:
+        with self._lock_file() as file:
             until = time.monotonic() + patience_s
             while not _lock(file.fileno()):
                 if time.monotonic() > until:

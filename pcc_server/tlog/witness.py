@@ -3,22 +3,24 @@
 What it cosigned last is on disk before the answer leaves, so that no crash lets it cosign a fork.
 """
 
+import contextlib
 import hashlib
 import re
+import socket
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 from hybrid.wire.checkpoint import Checkpoint
 from hybrid.wire.constants import MAX_CHECKPOINT_BYTES, MAX_PROOF_HASHES
 from hybrid.wire.cosignature import CosignatureSigner
 from hybrid.wire.encoding import from_base64
 from hybrid.wire.errors import ProofFailure, SignatureFailure, WireError
-from hybrid.wire.merkle import check_consistency, root
+from hybrid.wire.merkle import EMPTY_ROOT, check_consistency
 from hybrid.wire.note import Note, NoteVerifier
 
 from .errors import LogError
@@ -29,9 +31,13 @@ _OLD = re.compile(r"old (0|[1-9][0-9]{0,18})")
 _HASH_LINE_BYTES = 45
 _MAX_BODY_BYTES = MAX_CHECKPOINT_BYTES + (MAX_PROOF_HASHES + 2) * _HASH_LINE_BYTES
 _SOCKET_S = 10.0
-_EMPTY_ROOT = root(())
+_LOCK_S = 5.0  # for another process over the same folder
+CONNECTION_S = 60.0  # for all that one connection asks
+MAX_CONNECTIONS = 64
 _OK, _BAD, _FORBIDDEN, _UNKNOWN, _CONFLICT, _REFUSED, _BROKEN = 200, 400, 403, 404, 409, 422, 500
 _LENGTH = re.compile(r"[0-9]{1,7}")
+_Request: TypeAlias = socket.socket | tuple[bytes, socket.socket]  # as socketserver has it
+_Address: TypeAlias = Any
 
 
 class Answer(NamedTuple):
@@ -104,7 +110,7 @@ class Witness:
         try:
             submission = Submission.parse(body)
             self._check_signature(submission)
-            with self._turn:  # between the check and the write nothing else may be cosigned
+            with self._turn, self._store.locked(_LOCK_S):  # between check and write nothing else may be cosigned
                 self._check_continues(submission)
                 line = self._signer.cosign(submission.parsed.text, now=self._now)
                 self._store.write(_file(submission.checkpoint.origin), submission.note)
@@ -132,22 +138,28 @@ class Witness:
         try:
             _check_growth(last, new, submission.proof)
         except ProofFailure:
-            self._keep(submission)
+            if (new.size, new.root) != (last.size, last.root):
+                self._keep(submission)
             raise Refusal(Answer(_REFUSED)) from None
 
     def last(self, origin: str) -> Checkpoint:
         """Return what was cosigned last of a log, or the empty tree. Raises LogError for a damaged file."""
         note = self._store.get(_file(origin))
         if note is None:
-            return Checkpoint(origin=origin, size=0, root=_EMPTY_ROOT)
+            return Checkpoint(origin=origin, size=0, root=EMPTY_ROOT)
         try:
             return Checkpoint.parse_text(Note.parse(note).text)
         except WireError:
             raise LogError(f"{self._store.folder / _file(origin)} is damaged; no checkpoint can be cosigned") from None
 
     def _keep(self, submission: Submission) -> None:
-        """Keep a signed checkpoint that does not continue the last, and that one: together they may prove a fork."""
-        digest = hashlib.sha256(submission.note).hexdigest()[:16]
+        """Keep a signed checkpoint that does not continue the last, and that one: together they may prove a fork.
+
+        Once for each of the log's own words: signature lines of strangers are anybody's to add.
+        """
+        digest = hashlib.sha256(submission.parsed.text.encode("utf-8")).hexdigest()[:16]
+        if self._store.get(f"refused/{digest}") is not None:
+            return
         self._store.write(f"refused/{digest}", submission.note)
         if last := self._store.get(_file(submission.checkpoint.origin)):
             self._store.write(f"refused/{digest}.last", last)
@@ -166,19 +178,48 @@ def _file(origin: str) -> str:
 
 
 class Server(ThreadingHTTPServer):
-    """The witness on a port. It logs nothing; keep-alive is on; a silent caller is dropped after ten seconds."""
+    """The witness on a port. It logs nothing; keep-alive is on.
+
+    A silent caller is dropped after ten seconds, any caller after a minute, one too many at once.
+    """
 
     daemon_threads = True
 
     def __init__(self, address: tuple[str, int], witness: Witness) -> None:
         super().__init__(address, _Handler)
         self.witness = witness
+        self._begun: dict[socket.socket, float] = {}
 
     @property
     def url(self) -> str:
         """The submission prefix."""
         host, port = self.server_address[:2]
         return f"http://{host!s}:{port}"
+
+    def process_request(self, request: _Request, client_address: _Address) -> None:
+        """Take a connection while there is room."""
+        assert isinstance(request, socket.socket)  # noqa: S101 - tells the type checker what a TCP server gets
+        if len(self._begun) >= MAX_CONNECTIONS:
+            self.shutdown_request(request)
+            return
+        self._begun[request] = time.monotonic()
+        super().process_request(request, client_address)
+
+    def shutdown_request(self, request: _Request) -> None:
+        """Close a connection."""
+        assert isinstance(request, socket.socket)  # noqa: S101 - the same
+        self._begun.pop(request, None)
+        super().shutdown_request(request)
+
+    def service_actions(self) -> None:
+        """Cut what has lasted too long: a request may also come byte by byte. Called twice a second."""
+        for request, begun in list(self._begun.items()):
+            if time.monotonic() - begun > CONNECTION_S:
+                with contextlib.suppress(OSError):
+                    request.shutdown(socket.SHUT_RDWR)
+
+    def handle_error(self, request: _Request, client_address: _Address) -> None:
+        """Say nothing of a caller that broke off."""
 
 
 class _Handler(BaseHTTPRequestHandler):

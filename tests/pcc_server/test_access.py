@@ -1,6 +1,8 @@
 """Keys for clients: random, stored as hashes, compared in constant time, limited each, judged before decryption."""
 
+import contextlib
 import subprocess
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,7 +11,7 @@ import pytest
 
 from hybrid.wire import codec
 from hybrid.wire.errors import ErrorCode
-from pcc_server import errors
+from pcc_server import cli_access, errors
 from pcc_server.access import AccessKey, Keys, digest_of, parse_keys
 from pcc_server.errors import Limit, StartFailure, TokenRefused
 from tests.pcc_server.node_client import COMMAND, Node, collect, until
@@ -265,3 +267,33 @@ def test_options_that_do_not_fit_say_what_to_do(options: tuple[str, ...], says: 
     words = [*COMMAND, "serve", "--engine", "fake", *(() if "--listen" in options else ("--listen", "127.0.0.1:0"))]
     done = subprocess.run([*words, *options], capture_output=True, text=True, check=False, timeout=30)
     assert (done.returncode, says in done.stderr) == (errors.CONFIG_EXIT, True), done.stderr
+
+
+# --- the command -----------------------------------------------------------------------------------
+
+
+def test_a_key_made_while_another_is_revoked_brings_it_back_for_nobody(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both read the file before either writes it: without a lock the second writer undoes the first."""
+    file = write(tmp_path / "keys", key("old"))
+    gate = threading.Barrier(2, timeout=0.3)
+    read = cli_access._read
+
+    def slow(path: Path) -> tuple[AccessKey, ...]:
+        found = read(path)
+        with contextlib.suppress(threading.BrokenBarrierError):
+            gate.wait()
+        return found
+
+    monkeypatch.setattr(cli_access, "_read", slow)
+    commands = [
+        threading.Thread(target=lambda words=words: cli_access.access(words, standalone_mode=False))
+        for words in (["revoke", str(file), "old"], ["add", str(file), "new"])
+    ]
+    for command in commands:
+        command.start()
+    for command in commands:
+        command.join()
+    assert [one.id for one in parse_keys(file.read_text())] == ["new"]
+    assert [path.name for path in tmp_path.iterdir()] == ["keys"]

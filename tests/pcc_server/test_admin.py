@@ -12,9 +12,10 @@ from typing import Any
 import pytest
 
 from hybrid.wire.evidence import Bundle
+from pcc_server.admin import read_token
 from pcc_server.announce import MAX_SEQ
 from pcc_server.entry import Entry
-from pcc_server.errors import Limit
+from pcc_server.errors import Limit, StartFailure
 from pcc_server.keys import KeyRing
 from tests.pcc_server.node_client import COMMAND, Node, collect, until
 from tests.pcc_server.router_client import ManyClient, published, routed
@@ -182,6 +183,7 @@ def test_a_key_that_is_none_is_refused(node: Node, key: str) -> None:
 def test_a_token_is_asked_for_where_there_is_one(tmp_path: Path) -> None:
     file = tmp_path / "token"
     file.write_text("t" * 40 + "\n")
+    file.chmod(0o600)
     with Node("--admin", "127.0.0.1:0", "--admin-token", str(file)) as node:
         assert call(node, "GET", "/keys")[0] == 401
         assert call(node, "GET", "/keys", {"authorization": "Bearer " + "t" * 39})[0] == 401
@@ -204,6 +206,17 @@ def test_without_the_option_there_is_no_second_port(node: Node) -> None:
     with Node() as plain:
         assert "admin" not in plain.ready
         assert (listening(plain), listening(node)) == (1, 2)
+
+
+def test_a_token_that_others_can_read_is_none(tmp_path: Path) -> None:
+    file = tmp_path / "token"
+    file.write_text("t" * 40)
+    for mode in (0o604, 0o640):
+        file.chmod(mode)
+        with pytest.raises(StartFailure, match="chmod 600"):
+            read_token(str(file))
+    file.chmod(0o600)
+    assert read_token(str(file)) == "t" * 40
 
 
 # --- the command -----------------------------------------------------------------------------------
@@ -230,6 +243,12 @@ def test_the_command_lists_rotates_and_revokes(node: Node) -> None:
     again = command(node, "revoke", first[0]["id"])
     assert (again.returncode, "no such key" in again.stderr) == (1, True)
     assert len(until(lambda: node.events("keys_changed"))) == 2
+
+
+def test_the_command_takes_no_key_that_no_address_can_hold() -> None:
+    words = [*COMMAND, "keys", "--admin", "127.0.0.1:1", "revoke", "\u00e9" * 32]
+    done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=30)
+    assert (done.returncode, "32 hexadecimal digits" in done.stderr) == (2, True), done.stderr
 
 
 def test_the_command_says_when_nobody_answers() -> None:

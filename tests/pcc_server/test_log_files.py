@@ -264,3 +264,8 @@ def test_more_nonces_than_fit_are_refused_and_a_failure_reaches_everybody() -> N
         assert all(isinstance(result, Malformed) for result in results)
 
     asyncio.run(main())
+
+
+def test_an_event_log_without_end_is_not_read_to_it() -> None:
+    with pytest.raises(StartFailure, match="longer than"):
+        read_event_log("/dev/zero")

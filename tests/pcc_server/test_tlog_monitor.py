@@ -267,11 +267,11 @@ def test_every_mistake_is_one_sentence(tmp_path: Path, log: Log) -> None:
     mistakes = [
         (["init", folder, "--origin", "x"], "log already"),
         (["init", tmp_path / "n", "--origin", "two words"], "cannot be named"),
-        (["add", tmp_path / "none"], "name the files"),
+        (["add", folder], "name the files"),
         (["add", tmp_path / "none", tmp_path / "words"], "no key"),
         (["add", folder, tmp_path / "words"], "no entry"),
         (["add", folder, "--release", tmp_path / "bad.toml", "--key", key], "has no field sbom"),
-        (["add", folder, "--release", tmp_path / "bad.toml"], "go together"),
+        (["add", folder, "--release", tmp_path / "bad.toml"], "goes with"),
         (["keygen", key, "--name", "x"], "never written over"),
         (["checkpoint", folder, "--witness", "x"], "named by its key"),
         (["show", folder, "99"], "none numbered 99"),

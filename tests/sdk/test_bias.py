@@ -89,8 +89,22 @@ def test_a_book_never_grows_without_end(tmp_path: Path) -> None:
     assert "0000" not in kept  # the least drawn went
 
 
-def test_a_file_that_is_none_of_ours_is_named(tmp_path: Path) -> None:
+def test_a_file_that_is_none_of_ours_is_named_and_left_as_it_is(tmp_path: Path) -> None:
     (tmp_path / "shares").mkdir()
-    (tmp_path / "shares" / "d.json").write_text('{"nodes": {"aa": 1}}')
-    with pytest.raises(ConfigurationError, match=r"d\.json"):
-        ShareBook(tmp_path).open("d")
+    path = tmp_path / "shares" / "d.json"
+    path.write_text('{"nodes": {"aa": 1}}')
+    book = ShareBook(tmp_path)
+    for _ in range(2):
+        book.open("d")
+        book.drawn({"aa": 1.0}, ["aa"])
+        book.save()
+    assert "d.json" in book.trouble
+    assert path.read_text() == '{"nodes": {"aa": 1}}'
+    assert book.counts["aa"].offered == 2
+
+
+def test_what_a_long_run_counts_is_bounded_too() -> None:
+    book = ShareBook()
+    for n in range(3000):
+        book.drawn({f"{n:04}": 1.0}, [f"{n:04}"])
+    assert len(book.counts) <= 1024

@@ -9,7 +9,7 @@ import pytest
 
 from hybrid.bias import chi_square_tail, judge
 from hybrid.directory import DirectoryCache, choose
-from hybrid.errors import AttestationError, ConfigurationError, RemoteError
+from hybrid.errors import AttestationError, ConfigurationError, OverloadedError, RemoteError
 from hybrid.trust.verify import VerifiedNode, Verifier
 from tests.sdk.grpc_node import GrpcNode
 from tests.trust.maker import NOW, DirectTransport, FakeWorker, Maker, live
@@ -117,6 +117,43 @@ def test_eight_failures_in_one_epoch_close_the_route_until_the_next() -> None:
             await cache.sample()
         clock.at = NOW + 200  # the next epoch
         assert await cache.sample()
+
+    asyncio.run(run())
+
+
+def test_a_node_past_its_own_end_is_never_drawn_and_when_all_are_the_directory_is_fetched_anew() -> None:
+    clock = Clock(NOW)
+    worker, cache = of_twenty()
+    cache._now = clock
+
+    async def run() -> None:
+        held = await cache.current()
+        ended, *others = held.nodes
+        object.__setattr__(ended, "valid_until", NOW - 1)
+        met = {node.node_id for _ in range(100) for node in await cache.sample()}
+        assert met == {node.node_id for node in others}
+        assert cache._held is held
+        for node in others:
+            object.__setattr__(node, "valid_until", NOW - 1)
+        assert all(node.key_at(NOW) for node in await cache.sample())
+        assert cache._held is not held
+
+    asyncio.run(run())
+    assert worker.directories == 0  # of_twenty serves its own
+
+
+def test_a_further_attempt_draws_no_more_nodes_and_none_weaker() -> None:
+    _, cache = of_twenty()
+
+    async def run() -> None:
+        one = (await cache.sample())[:1]
+        assert len(await cache.sample(like=one)) == 1
+        strong = MAKER.verified().nodes[0]
+        object.__setattr__(strong, "tier", 2)
+        with pytest.raises(OverloadedError, match="tier 2"):
+            await cache.sample(like=(strong,))
+        mixed = (strong, *one)  # agreed to with its weakest named
+        assert len(await cache.sample(like=mixed)) == 2
 
     asyncio.run(run())
 

@@ -221,16 +221,21 @@ def test_the_record_says_what_was_judged_and_not_what_a_plan_claims() -> None:
     assert record.bytes_plain > len(PROMPT)
 
 
-def test_a_clearance_renewed_for_weaker_nodes_is_asked_about_and_stays_part_of_its_hand_off() -> None:
-    asked_about = []
-    gate = Gate(lambda plan: asked_about.append(plan) is None)
+def test_a_clearance_is_never_renewed_for_weaker_nodes_or_for_more_of_them() -> None:
+    """Under "always" nobody is asked, so a retry that may weaken would weaken in silence (SPEC 10)."""
+    gate = Gate()
     shown = gate.plan(asked(PROMPT), labels(), decision(), NODES, withheld=("notes.txt",))
     first = gate.clear(asked(PROMPT), labels(), decision(), NODES, plan=shown)
-    object.__setattr__(first, "plan", replace(first.plan, tier=2))  # no node of this version is so strong
-    second = gate.renew(first, NODES)
-    assert [plan.tier for plan in asked_about] == [0, 0]
+    second = gate.renew(first, NODES)  # as strong and as many: the same hand-off goes on
     assert second.record.plan_id == first.record.plan_id
     assert second.record.withheld == ("notes.txt",)
+    more = MAKER.verified(Maker().bundle(), Maker().bundle()).nodes
+    with pytest.raises(PolicyError):
+        gate.renew(first, more)
+    object.__setattr__(first, "plan", replace(first.plan, tier=2))  # no node of this version is so strong
+    with pytest.raises(PolicyError):
+        gate.renew(first, NODES)
+    assert len(gate.records) == 2
 
 
 def test_a_limit_is_never_larger_than_the_need_it_refuses() -> None:

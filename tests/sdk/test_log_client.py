@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from hybrid.directory import DirectoryCache
-from hybrid.errors import APIConnectionError, AttestationError, RemoteError
+from hybrid.errors import APIConnectionError, AttestationError, ConfigurationError, RemoteError
 from hybrid.freshness import needs_nonces, nonce_proofs
 from hybrid.inspection import inspect
 from hybrid.log_client import LogClient
@@ -153,6 +153,80 @@ def test_a_second_directory_for_one_client_is_found_through_the_log(transport: L
         asyncio.run(found(cache_of(transport, memory)))
     assert caught.value.check == "directory.unique"
     assert len(memory.contradictions()) == 1
+
+
+def test_a_contradiction_ends_the_use_of_the_held_directory_too_and_of_the_next_run(
+    transport: LoggedTransport, tmp_path: Path
+) -> None:
+    """A router that showed a fork once must not be believed again because it shows the old branch next."""
+    memory = LogMemory(tmp_path / "state")
+    cache = cache_of(transport, memory)
+
+    async def run() -> None:
+        await used(cache)
+        honest = transport.directory
+        transport.directory = bent(transport)  # type: ignore[method-assign]
+        with pytest.raises(LogContradiction):
+            await cache.current(fresh=True)
+        transport.directory = honest  # type: ignore[method-assign]
+        assert cache.held is not None  # by its dates it could be used
+        for fresh in (False, True):
+            with pytest.raises(AttestationError):
+                await cache.current(fresh=fresh)
+        with pytest.raises(AttestationError):
+            cache.confirm()
+
+    asyncio.run(run())
+    with pytest.raises(AttestationError, match="found earlier") as caught:
+        asyncio.run(used(cache_of(transport, LogMemory(tmp_path / "state"))))
+    assert str(memory.contradictions()[0]) in caught.value.hint
+    asyncio.run(used(cache_of(transport, LogMemory(tmp_path / "elsewhere"))))  # the positive control
+
+
+def bent(transport: LoggedTransport) -> Any:
+    """A directory of another content under the number that is in use."""
+
+    async def directory() -> bytes:
+        return transport.published(MAKER.directory(Maker().bundle(), seq=transport.seq))
+
+    return directory
+
+
+def test_a_memory_that_cant_be_written_refuses_every_time_and_not_only_the_first(
+    transport: LoggedTransport, tmp_path: Path
+) -> None:
+    (tmp_path / "state").mkdir()
+    (tmp_path / "state" / "logs").write_text("in the way")
+    cache = cache_of(transport, LogMemory(tmp_path / "state"))
+
+    async def run() -> None:
+        for _ in range(3):
+            with pytest.raises(ConfigurationError, match="cannot be written"):
+                await cache.sample()
+        (tmp_path / "state" / "logs").unlink()
+        assert await cache.sample()
+        await cache.close()
+
+    asyncio.run(run())
+
+
+def test_short_runs_in_a_row_count_as_use_and_runs_days_apart_do_not(
+    transport: LoggedTransport, tmp_path: Path
+) -> None:
+    transport.withheld = ("tile/entries/",)
+    for at in (0, 100, 300, 90_000, 90_050):
+        memory = LogMemory(tmp_path / "state")
+        asyncio.run(used(cache_of(transport, memory, lambda: NOW)))
+        log = LogClient(transport, Verifier(policy_for(transport)), memory, now=lambda at=at: NOW + at)
+        seen = memory.load(ORIGIN).seen
+        memory.keep(ORIGIN, lambda known: replace(known, used_at=USED.get(ORIGIN), behind_s=BEHIND.get(ORIGIN, 0.0)))
+        log.accept(seen)
+        USED[ORIGIN], BEHIND[ORIGIN] = memory.load(ORIGIN).used_at, memory.load(ORIGIN).behind_s
+    assert BEHIND[ORIGIN] == 350.0
+
+
+USED: dict[str, float | None] = {}
+BEHIND: dict[str, float] = {}
 
 
 async def found(cache: DirectoryCache) -> None:

@@ -20,7 +20,7 @@ ORDER = [
     "bundle.format", "bundle.signature", "bundle.deployment", "bundle.validity", "keys.suite", "keys.epoch",
     "evidence.complete", "evidence.binding", "evidence.fresh", "tpm2.*", "snp.*",
     "release.logged", "release.signed", "release.valid", "release.measured", "config.known",
-    "model.logged", "model.accepted", "tier.accelerator", "tier.software", "tier.minimum",
+    "model.logged", "model.accepted", "tier.accelerator", "tier.software", "tier.minimum", "policy.require",
 ]  # fmt: skip
 
 
