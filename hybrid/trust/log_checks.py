@@ -13,9 +13,9 @@ from hybrid.wire.cosignature import CosignatureVerifier
 from hybrid.wire.directory import Leaf
 from hybrid.wire.errors import ProofFailure, SignatureFailure, WireError
 from hybrid.wire.log_policy import LogPolicy
-from hybrid.wire.merkle import check_consistency, check_inclusion, leaf_hash
+from hybrid.wire.merkle import check_inclusion, leaf_hash
 from hybrid.wire.note import Note
-from hybrid.wire.tiles import consistency_from_tiles, needed_for_consistency, needed_for_root, root_from_tiles
+from hybrid.wire.tiles import earlier_root, needed_for_earlier_root
 
 from .checks import Findings
 from .clock import utc
@@ -107,12 +107,7 @@ def wanted_tiles(policy: LogPolicy, newest: bytes, older: Sequence[bytes], store
         return ()
     sizes = {point.size for point in points[1:]} | ({stored.size} if _same_log(stored, points[0]) else set())
     smaller = sorted(size for size in sizes if size < points[0].size)
-    return tuple(dict.fromkeys(path for size in smaller for path in _needed(size, points[0].size)))
-
-
-def _needed(size: int, newest: int) -> tuple[str, ...]:
-    """Name the tiles that tell which tree of this size a newer one began with, and prove it."""
-    return (*needed_for_consistency(size, newest), *needed_for_root(size, newest))
+    return tuple(dict.fromkeys(path for size in smaller for path in needed_for_earlier_root(size, points[0].size)))
 
 
 def check_newest(policy: LogPolicy, note: bytes, findings: Findings) -> Checkpoint:
@@ -128,7 +123,7 @@ def older_tiles(log: LogState | None, view: LogView) -> Mapping[str, bytes]:
         return {}
     size = log.newest.checkpoint.size
     older = {judged.checkpoint.size for judged in log.older if judged.checkpoint.size < size}
-    wanted = {path for old in older for path in _needed(old, size)}
+    wanted = {path for old in older for path in needed_for_earlier_root(old, size)}
     return {path: data for path, data in view.tiles.items() if _serves(path, wanted)}
 
 
@@ -213,16 +208,13 @@ def _prefix(size: int, root: bytes, newest: Checkpoint, tiles: Mapping[str, byte
         raise findings.failed(name, expected=f"nothing larger than the newest, {newest.size}", got=f"size {size}")
     if size == newest.size:
         return hmac.compare_digest(root, newest.root)
-    expected = "the log's tiles, to compare its checkpoints"
     try:
-        begun = root_from_tiles(size, tiles, within=newest.size)
-        proof = consistency_from_tiles(size, newest.size, tiles)
+        begun = earlier_root(size, newest_size=newest.size, newest_root=newest.root, tiles=tiles)
     except WireError as error:
-        raise findings.failed(name, expected=expected, got=str(error)) from None
-    try:
-        check_consistency(old_size=size, old_root=begun, new_size=newest.size, new_root=newest.root, proof=proof)
-    except ProofFailure:
-        got = "tiles that do not belong to this checkpoint"
+        expected, got = (
+            "the log's tiles, to compare its checkpoints",
+            f"tiles that do not belong to this checkpoint: {error}",
+        )
         raise findings.failed(name, expected=expected, got=got) from None
     return hmac.compare_digest(root, begun)
 

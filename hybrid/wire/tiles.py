@@ -13,7 +13,7 @@ from typing import Self
 from .constants import DIGEST_BYTES, MAX_ENTRY_BYTES, MAX_TREE_SIZE
 from .encoding import Reader
 from .errors import Malformed, Misuse, ProofFailure
-from .merkle import Span, consistency_spans, inclusion_spans, node_hash, root, split
+from .merkle import Span, check_consistency, consistency_spans, inclusion_spans, node_hash, root, split
 
 TILE_WIDTH = 256
 CHECKPOINT_PATH = "checkpoint"
@@ -145,6 +145,23 @@ def root_from_tiles(size: int, tiles: Mapping[str, bytes], within: int | None = 
     """
     whole = _whole(size, within)
     return _subtree((0, size), whole, tiles) if size else root(())
+
+
+def needed_for_earlier_root(size: int, newest_size: int) -> tuple[str, ...]:
+    """Name the tiles for ``earlier_root``. Raises Misuse."""
+    wanted = (*needed_for_root(size, newest_size), *needed_for_consistency(size, newest_size))
+    return tuple(dict.fromkeys(wanted))
+
+
+def earlier_root(size: int, *, newest_size: int, newest_root: bytes, tiles: Mapping[str, bytes]) -> bytes:
+    """Return the root that the newest tree's first ``size`` leaves have, proved by tiles that lead to the newest root.
+
+    Tiles are nobody's word: ones that do not lead there say nothing about the past. Raises ProofFailure, Misuse.
+    """
+    begun = root_from_tiles(size, tiles, within=newest_size)
+    proof = consistency_from_tiles(size, newest_size, tiles)
+    check_consistency(old_size=size, old_root=begun, new_size=newest_size, new_root=newest_root, proof=proof)
+    return begun
 
 
 def entries_from_bundles(start: int, end: int, bundles: Mapping[str, bytes]) -> tuple[bytes, ...]:

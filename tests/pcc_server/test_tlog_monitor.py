@@ -128,6 +128,19 @@ def test_a_rewritten_log_is_found_and_both_notes_are_kept(log: Log) -> None:
     assert not look(log).findings  # the control: what was seen first still goes on
 
 
+def test_garbage_from_a_mirror_is_no_fork(log: Log, tmp_path: Path) -> None:
+    look(log)
+    grow(log, [directory(3)])
+    mirror = tmp_path / "mirror"
+    shutil.copytree(log._store.folder, mirror)
+    for tile in (mirror / "tile" / "0").rglob("*"):
+        if tile.is_file():
+            tile.write_bytes(bytes(len(tile.read_bytes())))
+    assert "not what the checkpoint signs" in look(log, folder=mirror).findings[0]
+    assert not list(log._store.folder.with_name("monitor").glob("*.contradiction.*"))
+    assert not look(log).findings  # the control: the log itself is well
+
+
 def test_a_log_that_went_back_is_found(log: Log, tmp_path: Path) -> None:
     shutil.copytree(log._store.folder, tmp_path / "old")
     grow(log, [directory(3)])
