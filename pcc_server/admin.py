@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import hmac
 import socket
+import stat
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -166,13 +167,15 @@ def read_token(path: str) -> str:
     if not path:
         return ""
     try:
-        token = Path(path).read_text("ascii").strip()
+        token, mode = Path(path).read_text("ascii").strip(), Path(path).stat().st_mode
     except (OSError, UnicodeDecodeError):
         raise StartFailure(f"cannot read --admin-token {path}", CONFIG_EXIT) from None
     if len(token) < MIN_TOKEN_CHARS:
         raise StartFailure(
             f"--admin-token {path} holds under {MIN_TOKEN_CHARS} characters; use random ones", CONFIG_EXIT
         )
+    if mode & (stat.S_IRWXG | stat.S_IRWXO):
+        raise StartFailure(f"--admin-token {path} can be read by others; run: chmod 600 {path}", CONFIG_EXIT)
     return token
 
 

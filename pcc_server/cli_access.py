@@ -1,9 +1,12 @@
 """``pcc-server access``: the file of keys that ``--access keys`` lets in."""
 
 import base64
+import contextlib
+import fcntl
 import os
 import secrets
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import click
@@ -40,12 +43,13 @@ def access() -> None:
 @click.option("--at-once", type=int, default=4, show_default=True, metavar="N", help="Requests at the same time.")
 def add(file: Path, key_id: str, per_minute: int, at_once: int) -> None:
     """Make a key and print it once: the client puts it into a file for --node-token-file."""
-    keys = _read(file) if file.exists() else ()
-    if any(key.id == key_id for key in keys):
-        raise StartFailure(f"{file} has a key {key_id} already; revoke it first, or choose another id", CONFIG_EXIT)
     token = PREFIX + base64.urlsafe_b64encode(secrets.token_bytes(_KEY_BYTES)).decode("ascii").rstrip("=")
     made = AccessKey(id=key_id, digest=digest_of(token.encode("ascii")), per_minute=per_minute, at_once=at_once)
-    _write(file, (*keys, made))
+    with _alone(file):
+        keys = _read(file) if file.exists() else ()
+        if any(key.id == key_id for key in keys):
+            raise StartFailure(f"{file} has a key {key_id} already; revoke it first, or choose another id", CONFIG_EXIT)
+        _write(file, (*keys, made))
     click.echo(token)
 
 
@@ -62,11 +66,27 @@ def list_(file: Path) -> None:
 @click.argument("key_id", metavar="ID")
 def revoke(file: Path, key_id: str) -> None:
     """Take a key out; a running node refuses it within a second."""
-    keys = _read(file)
-    kept = tuple(key for key in keys if key.id != key_id)
-    if len(kept) == len(keys):
-        raise StartFailure(f"{file} has no key {key_id}", CONFIG_EXIT)
-    _write(file, kept)
+    with _alone(file):
+        keys = _read(file)
+        kept = tuple(key for key in keys if key.id != key_id)
+        if len(kept) == len(keys):
+            raise StartFailure(f"{file} has no key {key_id}", CONFIG_EXIT)
+        _write(file, kept)
+
+
+@contextlib.contextmanager
+def _alone(file: Path) -> Iterator[None]:
+    """Be the only one to change the file: a writer that read it earlier would bring a revoked key back."""
+    try:
+        handle = os.open(file.parent, os.O_RDONLY | os.O_DIRECTORY)
+    except OSError as error:
+        raise StartFailure(f"cannot write {file}: {error.strerror}", CONFIG_EXIT) from None
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+        os.fsync(handle)  # nor may a power cut bring it back
+    finally:
+        os.close(handle)
 
 
 def _read(file: Path) -> tuple[AccessKey, ...]:
@@ -84,6 +104,8 @@ def _write(file: Path, keys: tuple[AccessKey, ...]) -> None:
         parse_keys(text)
         with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="ascii") as out:
             out.write(text)
+            out.flush()
+            os.fsync(out.fileno())
         draft.replace(file)
     except ValueError as error:
         raise StartFailure(f"this is no key: {error}", CONFIG_EXIT) from None

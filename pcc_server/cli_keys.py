@@ -71,7 +71,7 @@ def rotate(port: "_Port", *, as_json: bool) -> None:
 @click.pass_obj
 def revoke(port: "_Port", key_id: str, *, as_json: bool) -> None:
     """Destroy a key at once: what is sealed to it can't be opened by anybody any more."""
-    if not key_id.isalnum():
+    if not (key_id.isascii() and key_id.isalnum()):
         raise StartFailure("a key is named by its 32 hexadecimal digits", CONFIG_EXIT)
     _show(port.ask("POST", f"/keys/revoke?key={key_id}"), as_json=as_json)
 

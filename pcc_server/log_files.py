@@ -15,7 +15,8 @@ def read_event_log(path: str) -> bytes:
     if not path:
         return b""
     try:
-        data = Path(path).read_bytes()
+        with Path(path).open("rb") as file:
+            data = file.read(MAX_DIRECTORY_BYTES + 1)
     except OSError as error:
         raise StartFailure(f"cannot read --event-log {path}: {error.strerror}", CONFIG_EXIT) from None
     if len(data) > MAX_DIRECTORY_BYTES:

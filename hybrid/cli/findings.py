@@ -112,9 +112,7 @@ def _node_lines(facts: Mapping[str, Any], screen: Screen) -> Iterable[str]:
     yield safe(
         f"{facts['target']}  deployment {name}, epoch {facts['epoch']}, seq {facts['seq']}" if name else facts["target"]
     )
-    yield screen.wrap(
-        f"directory {facts['directory_id'][:SHOWN_ID]}  everybody must be shown this one: compare it", indent=3
-    )
+    yield screen.wrap(f"directory {facts['directory_id'][:SHOWN_ID]}  compare it: all must be shown this", indent=3)
     yield from _check_lines(facts["checks"], screen)
     for node in facts["nodes"]:
         yield ""

@@ -98,7 +98,7 @@ def why(decision: "Decision") -> str:
 
 def _more(reply: "Reply") -> str:
     timing, usage = reply.timing, reply.usage
-    receipt = f"  receipt {reply.egress.receipt_id[:12]}" if reply.egress and reply.egress.receipt_id else ""
+    receipt = f"  receipt {reply.egress.receipt_id[:16]}" if reply.egress and reply.egress.receipt_id else ""
     return (
         f"  prompt {usage.input} tok ({usage.cached_input} from cache) at {timing.prefill_tps:.0f} tok/s"
         f"  queue {timing.queue:.2f} s  attest {timing.attest:.2f} s  network {timing.network:.2f} s"

@@ -87,7 +87,7 @@ def _without(known: Mapping[str, "Policy"], name: str) -> Mapping[str, "Policy"]
 
 
 def _short(key: str) -> str:
-    return key.rsplit("+", 1)[0]
+    return "+".join(key.split("+")[:2])  # base64 has a "+" of its own
 
 
 def _path() -> Path:
@@ -126,6 +126,8 @@ def _of_node(node: str, key: str | None, name: str | None, allow_software: Any) 
     from hybrid.settings import is_loopback
     from hybrid.trust.policy import Policy
 
+    if "/" in node and not node.startswith("unix:"):
+        raise ConfigurationError(f"there is no file {node}", hint="give a trust file, or HOST:PORT and --key KEY")
     if ":" not in node:
         raise ConfigurationError(
             f"{node} is neither HOST:PORT nor a file", hint="hybrid trust add 127.0.0.1:8443 --key KEY"

@@ -3,7 +3,6 @@
 from dataclasses import dataclass, field
 from typing import Self
 
-from . import entries
 from .constants import (
     DIGEST_BYTES,
     ENTRY_CHECKPOINT_NO,
@@ -21,7 +20,6 @@ from .encoding import Reader, deployment_name, digest, fixed, u8, u16, u32, u64,
 from .entries import DirectoryEntry
 from .errors import Malformed, Oversized
 from .evidence import Bundle
-from .note import NoteVerifier
 
 _MAX_LEAVES = 255
 
@@ -181,11 +179,3 @@ def _listed_node(reader: Reader) -> ListedNode | UnreadableNode:
         return ListedNode(weight=weight, bundle=Bundle.decode(raw))
     except Malformed as error:
         return UnreadableNode(weight=weight, raw=raw, reason=str(error))
-
-
-def open_entry(leaf: bytes, verifier: NoteVerifier) -> DirectoryEntry:
-    """Check the signature of a directory's own Leaf and read it. Raises SignatureFailure, Malformed."""
-    entry = entries.open_entry(Leaf.decode_own(leaf).entry, verifier)
-    if not isinstance(entry, DirectoryEntry):
-        raise Malformed("the entry is not a directory's")
-    return entry

@@ -88,7 +88,7 @@ class ReleaseEntry:
             version=fields.text("version"),
             source_commit=_commit(fields.text("source_commit")),
             artefacts=fields.mapping("artefacts", _sha256),
-            sbom=_sha256(fields.take("sbom")),
+            sbom=hex_text(fields.take("sbom"), 32, "sbom"),
             measurements=_read_measurements(fields.take("measurements")),
             configs=fields.mapping("configs", _sha256),
             issued=fields.number("issued"),

@@ -159,4 +159,4 @@ def test_a_node_of_another_tpm_is_refused(attested: Attested, tmp_path: Path) ->
     )
     result = verify(attested, other, tmp_path, attested.address)
     assert result.exit_code == AttestationError.exit_code
-    assert "fails tpm2.ak-trusted" in result.stdout
+    assert "failed the check tpm2.ak-trusted" in result.stdout

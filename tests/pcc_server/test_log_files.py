@@ -21,7 +21,7 @@ from hybrid.wire.note import NoteSigner
 from hybrid.wire.release import ReleaseEntry
 from pcc_server.config import Settings, config_digest
 from pcc_server.errors import Limit, StartFailure
-from pcc_server.log_files import LogFolder
+from pcc_server.log_files import LogFolder, read_event_log
 from pcc_server.tlog.key_files import make_key
 from pcc_server.tlog.log import Log
 from pcc_server.turns import Turns

@@ -8,7 +8,6 @@ import pytest
 
 from hybrid.bias import NodeCount, chi_square_tail, judge
 from hybrid.directory import chances, choose
-from hybrid.errors import ConfigurationError
 from hybrid.shares import KEPT_NODES, ShareBook, read_all
 from tests.trust.maker import Maker
 

@@ -1,6 +1,7 @@
 """Several candidates through the real client: one request for all of them, answered by one, in the client's order."""
 
 import collections
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,6 +10,7 @@ from hybrid.client import Client
 from hybrid.errors import ConfigurationError, KeyExpiredError, NodeAuthError, OverloadedError
 from hybrid.events import NodeVerified, Retry
 from hybrid.testing import FakeEngine, MemoryTransport
+from hybrid.trust.log_view import LogContradiction
 from hybrid.wire.codec import decode_invoke_request
 from hybrid.wire.errors import ErrorCode
 from hybrid.wire.header import NO_TOKEN, Header, token_digest
@@ -83,6 +85,46 @@ def test_a_stale_key_leads_to_one_refresh_and_one_more_attempt_and_no_third() ->
     assert nodes.contacts == 2
     assert header_of(nodes.sealed[0]).directory_id != header_of(nodes.sealed[1]).directory_id
     assert header_of(nodes.sealed[0]).rid != header_of(nodes.sealed[1]).rid
+
+
+def test_what_is_found_out_between_the_draw_and_the_seal_stops_the_seal() -> None:
+    """The background reading of the log may end the use of a directory while a person still thinks about consent."""
+    nodes = MemoryTransport(weights=[1, 1, 1])
+    found = LogContradiction("the log contradicts itself", check="log.consistency", expected="one root", got="two")
+
+    def finds_out(_: object) -> bool:
+        directory = client._async._driver.handover._cloud.directory  # type: ignore[union-attr]
+        directory._suspect = found
+        return True
+
+    with client_of(nodes, on_handoff=finds_out) as client, pytest.raises(LogContradiction) as caught:
+        client.ask(QUESTION)
+    assert (nodes.sealed, caught.value.left_device) == ([], "no")
+
+
+def test_a_log_that_contradicts_itself_gives_an_answer_of_the_device_under_auto_and_closes_the_route() -> None:
+    found = LogContradiction("the log contradicts itself", check="log.consistency", expected="one root", got="two")
+    nodes = MemoryTransport(fault=found)
+    with Client(
+        engine=FakeEngine(["from the device"]), transport=nodes, trust=nodes.policy, policy="prefer_private_cloud"
+    ) as client:
+        reply = client.ask(QUESTION)
+        assert (reply.route, reply.attempts[0].error) == ("on_device", "LogContradiction")
+        assert client.availability().private_cloud.reason == "attestation_failed"
+        client.ask(QUESTION)
+    assert len(nodes.sealed) == 1
+
+
+def test_a_file_of_counts_that_is_broken_costs_no_answer_and_is_said_once(tmp_path: Path) -> None:
+    (tmp_path / "shares").mkdir()
+    (tmp_path / "shares" / "localhost.json").write_text("nonsense")
+    nodes = MemoryTransport()
+    with client_of(nodes, state=tmp_path) as client:
+        with client.stream(QUESTION) as first:
+            (warning,) = warnings_in(first)
+        with client.stream(QUESTION) as second:
+            assert warnings_in(second) == []
+    assert "localhost.json" in warning
 
 
 # --- the access key ---------------------------------------------------------------------------------

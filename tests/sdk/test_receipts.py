@@ -146,7 +146,7 @@ def test_two_processes_change_one_memory_one_after_the_other(tmp_path: Path) -> 
 
     def slow(_: Remembered) -> Remembered:
         words = [sys.executable, "-c", OTHER_PROCESS, str(tmp_path), SEEN.origin]
-        others.append(subprocess.Popen(words))  # noqa: S603 - our own words
+        others.append(subprocess.Popen(words))
         with pytest.raises(subprocess.TimeoutExpired):
             others[0].wait(1.0)  # it has to wait for us
         return Remembered(seen=SEEN, tail=TAIL)

@@ -1,6 +1,8 @@
 """``hybrid verify`` and ``hybrid trust`` at the true node: every check, the tier in words, exit codes, and receipts."""
 
+import asyncio
 import json
+import re
 import stat
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,9 +13,10 @@ from click.testing import CliRunner, Result
 
 from hybrid.bias import NodeCount
 from hybrid.cli import main
-from hybrid.cli.findings import NUMBERS, number_of
+from hybrid.cli.findings import NUMBERS, block, number_of
+from hybrid.cli.terminal import Screen
 from hybrid.client import Client
-from hybrid.errors import AttestationError, UnavailableError
+from hybrid.errors import APITimeoutError, AttestationError, UnavailableError
 from hybrid.receipts import ReceiptStore
 from hybrid.shares import ShareBook
 from hybrid.testing import FakeEngine, FakeNode
@@ -260,3 +263,116 @@ def test_doctor_shows_receipts_and_skewed_nodes(state: Path) -> None:
     book.counts = {"aa": NodeCount(due=100, answered=190), "bb": NodeCount(due=100, answered=10)}
     book.save()
     assert status("nodes") == "warn"
+
+
+# --- which trust decides, and what is said to a newcomer --------------------------------------------
+
+
+def test_a_trust_file_that_is_named_beats_a_key_from_the_environment(
+    node: FakeNode, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The other way round, a strict file would be judged no more, in silence."""
+    run("trust", "add", node.address, "--key", node.key)
+    file = Path(run("trust", "path").stdout.strip())
+    other = NoteSigner.generate("localhost/directory").vkey
+    monkeypatch.setenv("HYBRID_NODE_KEY", other)
+    assert run("verify", node.address, "--trust", str(file)).exit_code == 0
+    strict = tmp_path / "strict.toml"
+    strict.write_text(file.read_text().replace("min_tier = 0", "min_tier = 1"))
+    strict.chmod(0o600)
+    assert "min_tier = 1" in strict.read_text()
+    monkeypatch.setenv("HYBRID_NODE_KEY", node.key)
+    assert run("verify", node.address, "--trust", str(strict)).exit_code == AttestationError.exit_code
+    both = run("verify", node.address, "--trust", str(strict), "--node-key", node.key)
+    assert both.exit_code == 2
+    assert "only one can decide" in both.stderr
+
+
+def test_a_key_of_the_usual_node_judges_no_other_node_that_is_known(
+    node: FakeNode, monkeypatch: pytest.MonkeyPatch, state: Path
+) -> None:
+    run("trust", "add", node.address, "--key", node.key, "--name", "localhost")
+    monkeypatch.setenv("HYBRID_NODE", "192.0.2.1:443")
+    monkeypatch.setenv("HYBRID_NODE_KEY", NoteSigner.generate("elsewhere/directory").vkey)
+    assert run("verify", node.address).exit_code == 0
+    assert run("verify", "localhost").exit_code == 0
+    assert run("ask", "--private-cloud", "--node", "localhost", "hello").exit_code == 0
+    (kept,) = ReceiptStore(state).list()
+    assert run("verify", str(kept.path)).exit_code == 0  # judged by the file that names its deployment
+
+
+def test_a_node_that_answers_drop_by_drop_is_not_waited_for_for_ever(
+    node: FakeNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def never(*_: Any) -> bytes:
+        await asyncio.Event().wait()
+        return b""
+
+    monkeypatch.setattr("hybrid.cli.verify.LOOK_S", 0.2)
+    monkeypatch.setattr("hybrid.cloud.GrpcTransport.directory", never)
+    result = run("verify", node.address, "--node-key", node.key)
+    assert result.exit_code == APITimeoutError.exit_code
+    assert "did not show its evidence in time" in result.stderr
+
+
+def test_a_broken_file_of_counts_hides_no_check(node: FakeNode, state: Path) -> None:
+    (state / "shares").mkdir(parents=True)
+    (state / "shares" / "localhost.json").write_text("nonsense")
+    result = run("verify", node.address, "--node-key", node.key)
+    assert result.exit_code == 0
+    assert "warning:" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("verify", "./none.receipt"), "there is no file ./none.receipt"),
+        (("verify", "abcd1234"), "no receipt begins with abcd1234"),
+        (("verify", "elsewhere"), "no HOST:PORT, no deployment you trust, and no receipt"),
+        (("verify", "127.0.0.1:99999"), "malformed"),
+        (("verify", "127.0.0.1:8443"), "hybrid trust add 127.0.0.1:8443 --key KEY"),
+        (("verify", "127.0.0.1:1", "--trust", "/none"), "/none cannot be read: No such file or directory"),
+        (("trust", "add", "./none"), "there is no file ./none"),
+        (("trust", "add", "elsewhere", "--key", "x"), "neither HOST:PORT nor a file"),
+        (("trust", "add", "127.0.0.1:8443"), "--key is needed"),
+        (("trust", "rm", "elsewhere"), "there is no deployment elsewhere"),
+    ],
+)
+def test_a_mistake_is_named_in_the_words_of_the_command_line(
+    words: tuple[str, ...], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hybrid.trust_file.default_trust_path", lambda: tmp_path / "trust.toml")
+    result = run(*words)
+    assert result.exit_code == 2
+    assert said in result.stderr
+    for sdk in ("Policy.pinned", "Errno", "Traceback", "trust="):
+        assert sdk not in result.stderr
+
+
+def test_trust_says_what_it_did(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HYBRID_TRUST", str(tmp_path / "trust.toml"))
+    key = NoteSigner.generate("localhost/directory").vkey
+    assert "no deployment is trusted yet" in run("trust", "list").stderr
+    assert "hybrid verify localhost" in run("trust", "add", "127.0.0.1:8443", "--key", key).stderr
+    again = run("trust", "add", "127.0.0.1:9443", "--key", key)
+    assert "in place of the one at 127.0.0.1:8443" in again.stderr
+    assert run("trust", "list").stdout.endswith(f"directory signed by {'+'.join(key.split('+')[:2])}\n")
+    assert "trusted no longer" in run("trust", "rm", "localhost").stderr
+    bare = run("trust")
+    assert bare.exit_code == 2
+    assert bare.stderr.startswith("Usage: ")
+
+
+def test_on_a_terminal_every_line_keeps_within_80_columns(node: FakeNode) -> None:
+    facts = facts_of(run("verify", node.address, "--node-key", node.key, "--json"))
+    other = NoteSigner.generate("localhost/directory").vkey
+    failed = facts_of(run("verify", node.address, "--node-key", other, "--json"))
+    for each in (facts, failed):
+        plain = block(each, Screen(tty=True, width=80))
+        assert max(map(len, plain.splitlines())) <= 80
+        assert "\x1b" not in plain
+        coloured = block(each, Screen(tty=True, width=80, colour=True))
+        assert re.sub(r"\x1b\[[0-9]+m", "", coloured) == plain
+        wide = block(each, Screen())
+        assert wide.split() == plain.split()  # a pipe gets whole lines, of the same words
+    assert len(plain.splitlines()) > len(wide.splitlines())
