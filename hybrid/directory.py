@@ -18,7 +18,7 @@ from .errors import (
     RemoteError,
 )
 from .exchange import Transport
-from .freshness import needs_nonces, nonce_proofs
+from .freshness import STALE, listed_anew, needs_nonces, nonce_proofs
 from .log_client import LogClient
 from .remote_errors import broken
 from .seen import LogMemory
@@ -152,8 +152,7 @@ class DirectoryCache:
     async def _fetch(self, *, fresh: bool) -> VerifiedDirectory:
         held = self.held
         try:
-            reply = _decoded(await self._transport.directory())
-            got = await self._verified(reply, held)
+            reply, got = await self._shown(held)
         except RemoteError as error:
             if fresh or held is None or _never_worked_around(error):
                 raise
@@ -163,6 +162,20 @@ class DirectoryCache:
         self._hold(got)
         self._read_on(reply)
         return got
+
+    async def _shown(self, held: VerifiedDirectory | None) -> tuple[DirectoryReply, VerifiedDirectory]:
+        """Fetch and verify; once more where nodes have renewed their keys and are not yet listed with them."""
+        shown = await self._transport.directory()
+        reply = _decoded(shown)
+        try:
+            return reply, await self._verified(reply, held)
+        except AttestationError as error:
+            if not needs_nonces(self._verifier.policy) or error.check not in STALE:
+                raise
+            if (newer := await listed_anew(self._transport, shown)) is None:
+                raise
+        reply = _decoded(newer)
+        return reply, await self._verified(reply, held)
 
     async def _verified(self, reply: DirectoryReply, held: VerifiedDirectory | None) -> VerifiedDirectory:
         if (known := self._log.contradicted(reply)) is not None:

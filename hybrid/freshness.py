@@ -16,6 +16,8 @@ from .wire.errors import WireError
 from .wire.evidence import SOFTWARE, Bundle
 
 AT_ONCE = 4  # what a node lets one address wait for
+RENEWED_S = 6  # a router asks its nodes more often than that
+STALE = frozenset({"evidence.fresh", "directory.intact"})  # the latter where many nodes fail the former
 
 
 def needs_nonces(policy: Policy) -> bool:
@@ -46,6 +48,18 @@ async def nonce_proofs(
 
     await asyncio.gather(*(ask(bundle) for bundle in _provable(directory)))
     return tuple(proofs)
+
+
+async def listed_anew(transport: Transport, shown: bytes) -> bytes | None:
+    """Wait for a directory after this one; None when there is none soon.
+
+    A node that has just made new keys gives evidence about these, for a few seconds before its router lists them.
+    """
+    for _ in range(RENEWED_S):
+        await asyncio.sleep(1.0)
+        if (newer := await transport.directory()) != shown:
+            return newer
+    return None
 
 
 def _provable(directory: bytes) -> list[Bundle]:

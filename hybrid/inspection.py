@@ -1,6 +1,5 @@
 """A full look at one deployment, for people: every check, the log's tail, fresh evidence. Sends no request."""
 
-import asyncio
 import contextlib
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -8,7 +7,7 @@ from dataclasses import dataclass, field
 
 from .errors import AttestationError, RemoteError
 from .exchange import Transport
-from .freshness import nonce_proofs
+from .freshness import STALE, listed_anew, nonce_proofs
 from .log_client import LogClient
 from .remote_errors import broken
 from .seen import LogMemory
@@ -40,10 +39,6 @@ class Inspection:
     error: AttestationError | None = None
 
 
-RENEWED_S = 6.0  # a router asks its nodes more often than that
-AWAITED = {"evidence.fresh", "directory.intact"}  # the latter where many nodes fail the former
-
-
 async def inspect(
     transport: Transport, verifier: Verifier, memory: LogMemory, *, now: Callable[[], float] = time.time
 ) -> Inspection:
@@ -52,18 +47,16 @@ async def inspect(
     A node that has just made new keys shows evidence about these: then the directory that lists them is awaited.
     Raises RemoteError when the node can't be reached or speaks another protocol.
     """
-    reply = await _shown(transport)
-    found = await _look(reply, transport, verifier, memory, now)
-    if not AWAITED & _failed(found):
+    shown = await transport.directory()
+    found = await _look(_read(shown), transport, verifier, memory, now)
+    if not STALE & _failed(found) or (newer := await listed_anew(transport, shown)) is None:
         return found
-    await asyncio.sleep(RENEWED_S)
-    newer = await _shown(transport)
-    return found if newer == reply else await _look(newer, transport, verifier, memory, now)
+    return await _look(_read(newer), transport, verifier, memory, now)
 
 
-async def _shown(transport: Transport) -> DirectoryReply:
+def _read(shown: bytes) -> DirectoryReply:
     try:
-        return decode_directory_reply(await transport.directory())
+        return decode_directory_reply(shown)
     except WireError as error:
         raise broken(error, left_device_yes=False) from None
 

@@ -20,6 +20,7 @@ from hybrid.cloud import GrpcTransport
 from hybrid.directory import DirectoryCache
 from hybrid.errors import AttestationError
 from hybrid.settings import as_timeout
+from hybrid.trust.policy import Policy
 from hybrid.trust.toml import parse_trust
 from hybrid.trust.verify import Verifier
 from hybrid.wire.codec import DirectoryReply, decode_directory_reply, encode_directory_reply, split_parts
@@ -51,6 +52,11 @@ class Deployed:
     def someone(self, name: str, **changed: str) -> User:
         """Another user. changed: what is different in their trust file."""
         return User(self.site.folder / name, self.site.trust(**{"endpoint": self.address, **changed}))
+
+    @property
+    def policy(self) -> Policy:
+        """What the trust file says, for clients in this process."""
+        return parse_trust(self.site.trust(self.address)).deployments[DEPLOYMENT]
 
     def renew(self, node: int) -> bytes:
         """Have a node change its keys, as its operator may at any time; returns the directory of before."""
@@ -228,8 +234,9 @@ def test_a_checkpoint_without_the_quorum_fails_log_quorum(deployed: Deployed) ->
 def test_a_log_rolled_back_fails_and_the_held_directory_stays_in_use(deployed: Deployed) -> None:
     deployed.renew(0)
     user = deployed.someone("rolled")
-    code, facts = user.verify(deployed.address)  # also in the moment when the node's evidence is newer than its listing
-    assert code == 0, facts["error"]
+    (code, facts), tier = at_once([lambda: user.verify(deployed.address), lambda: _by_nonce(deployed)])
+    assert code == 0, facts["error"]  # though the node's evidence was newer than its listing, for a moment
+    assert tier == 1
     newer = deployed.shown_after(deployed.first)
     with showing(deployed.first, deployed.address) as address:
         user.trust_file.write_text(deployed.site.trust(address))
@@ -237,9 +244,22 @@ def test_a_log_rolled_back_fails_and_the_held_directory_stays_in_use(deployed: D
     asyncio.run(_held_over_a_rollback(deployed, newer))
 
 
+def _by_nonce(deployed: Deployed) -> int:
+    """A client that takes nothing but evidence over its own nonce; returns the tier it found."""
+    policy = replace(deployed.policy, freshness="nonce")
+
+    async def once() -> int:
+        transport = GrpcTransport(deployed.address, as_timeout(30.0))
+        try:
+            return (await DirectoryCache(transport, Verifier(policy)).current()).nodes[0].tier
+        finally:
+            await transport.close()
+
+    return asyncio.run(once())
+
+
 async def _held_over_a_rollback(deployed: Deployed, newer: bytes) -> None:
     """A client that goes on for as long as its directory is good, and never back."""
-    policy = parse_trust(deployed.site.trust(deployed.address)).deployments[DEPLOYMENT]
     shown, ahead = [newer], [0.0]
 
     async def never(way: Hostile, request: bytes, context: Any) -> AsyncIterator[bytes]:
@@ -248,7 +268,7 @@ async def _held_over_a_rollback(deployed: Deployed, newer: bytes) -> None:
 
     with hostile([deployed.address], never, directory=lambda _: split_parts(shown[0])) as way:
         transport = GrpcTransport(way.address, as_timeout(30.0))
-        cache = DirectoryCache(transport, Verifier(policy), now=lambda: time.time() + ahead[0])
+        cache = DirectoryCache(transport, Verifier(deployed.policy), now=lambda: time.time() + ahead[0])
         try:
             held = await cache.current()
             shown[0] = deployed.first
