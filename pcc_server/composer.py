@@ -1,6 +1,7 @@
 """The directory of n nodes: composed, signed, logged (SPEC 4, 5). No network of its own; the log is its ledger."""
 
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -13,6 +14,8 @@ from hybrid.wire.note import NoteSigner
 
 from .announce import MAX_SEQ, directory_entry
 from .listing import Listing
+
+MAX_SEQ_UNLOGGED = 0xFFFF
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,11 +55,20 @@ class Composed:
 class Composer:
     """Makes directories for one deployment. It holds the directory signer's key."""
 
-    def __init__(self, *, deployment: str, epoch_s: int, signer: NoteSigner, ledger: Ledger | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        deployment: str,
+        epoch_s: int,
+        signer: NoteSigner,
+        ledger: Ledger | None = None,
+        now: Callable[[], float] = time.time,
+    ) -> None:
         self._deployment = deployment
         self._epoch_s = epoch_s
         self._signer = signer
         self._ledger = ledger
+        self._now = now
         self._newest = (ledger.last(deployment) if ledger else None) or (-1, 0)
 
     @property
@@ -65,9 +77,15 @@ class Composer:
         return self._signer.vkey
 
     def may_publish(self, epoch: int) -> bool:
-        """Tell whether this epoch still has a sequence number left."""
+        """Tell whether this epoch still has a sequence number left; a log's readers count sixteen."""
         newest, seq = self._newest
-        return epoch > newest or (epoch == newest and seq < MAX_SEQ)
+        return epoch > newest or (epoch == newest and seq < (MAX_SEQ if self._ledger else MAX_SEQ_UNLOGGED))
+
+    def _next_seq(self, epoch: int) -> int:
+        """Return a number that was never used: without a log the clock goes on where an earlier run has ended."""
+        newest, last = self._newest
+        after = last + 1 if epoch == newest else 0
+        return after if self._ledger else max(after, int(self._now()) - epoch * self._epoch_s)
 
     def compose(self, listings: Sequence[Listing], epoch: int) -> Composed:
         """Compose, sign and log the next directory of an epoch. Blocks where there is a log.
@@ -75,8 +93,7 @@ class Composer:
         A node whose checkpoint the log did not publish is left out: clients refuse a directory for one bad checkpoint.
         Raises LogError, and Malformed when no node is left.
         """
-        newest, last = self._newest
-        seq = last + 1 if epoch == newest else 0
+        seq = self._next_seq(epoch)
         named = dict.fromkeys(listing.note for listing in listings if listing.note)
         notes = [note for note in named if self._ledger is None or self._ledger.holds(note)][: MAX_CHECKPOINTS - 1]
         kept = tuple(listing for listing in listings if not listing.note or listing.note in notes)

@@ -422,6 +422,24 @@ def test_an_epoch_has_sixteen_directories_at_most(log: tuple[Log, Path, NoteVeri
         assert again.may_publish(listing.epoch + 1)
 
 
+def test_a_router_without_a_log_goes_on_where_its_last_run_ended() -> None:
+    """Its directory key may be the old one, and clients call two directories under one number a contradiction."""
+    signer = NoteSigner.generate("localhost/directory")
+    with Node("--epoch-s", "900") as node, ManyClient(node) as client:
+        listing = listing_of(node, client)
+
+        def seqs(after_s: float, count: int) -> list[int]:
+            def now() -> float:
+                return listing.epoch * 900 + after_s
+
+            run = Composer(deployment="localhost", epoch_s=900, signer=signer, now=now)
+            return [run.compose([listing], listing.epoch).seq for _ in range(count)]
+
+        assert seqs(-1.0, 2) == [0, 1]  # composed for an epoch that is about to begin
+        assert seqs(5.0, 3) == [5, 6, 7]
+        assert seqs(9.0, 1) == [9]
+
+
 def listing_of(node: Node, client: ManyClient) -> Listing:
     data = codec.join_parts(list(client._get(b"", timeout=10)))
     return Rules(deployment="localhost", epoch_s=900).read(NodePlace(address=node.address), data)
