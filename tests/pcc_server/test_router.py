@@ -19,7 +19,7 @@ from hybrid.wire.entries import DirectoryEntry, open_entry
 from hybrid.wire.errors import Malformed, SignatureFailure, TruncatedStream
 from hybrid.wire.evidence import SOFTWARE
 from hybrid.wire.merkle import check_inclusion, leaf_hash
-from hybrid.wire.note import Note, NoteVerifier
+from hybrid.wire.note import Note, NoteSigner, NoteVerifier
 from pcc_server.announce import MAX_SEQ
 from pcc_server.composer import Composer
 from pcc_server.ledger import LogLedger
