@@ -8,7 +8,8 @@ sealing, opening and checking the receipt are part of ours. Rounds alternate; bo
 Two shapes, the same for both sides, each row with the pieces per message that were seen: one piece a message, as they
 are streamed when a model produces them one by one; and up to 16, as when an engine outruns the network. Rows:
 milliseconds to the first token (p50; ``cost_ms`` is sealed minus plain), and frames a second of one stream and of 16 at
-once. ``cpu_us``: processor time per frame of client, gateway and worker together, which a busy machine disturbs least.
+once. ``cpu_us``: processor time per frame of client, gateway and worker together, which a busy machine disturbs least;
+``paired_ratio`` is the median of the ratios of neighbouring rounds.
 """
 
 import argparse
@@ -45,7 +46,8 @@ PLAIN = "/bench.Plain/Generate"
 T = TypeVar("T")
 TOKENS = 2000
 STREAMS = 16
-PAIRS = 11
+PAIRS = 21
+OPTIONS = (("grpc.http2.lookahead_bytes", 1 << 20), ("grpc.http2.bdp_probe", 0))  # of the SDK; for both sides
 
 
 # --- the baseline: gateway and worker in clear -----------------------------------------------------------
@@ -187,7 +189,7 @@ class Sealed:
     """Our side: directory once, then seal, stream, open, check the receipt."""
 
     def __init__(self, address: str) -> None:
-        channel = grpc.insecure_channel(address)
+        channel = grpc.insecure_channel(address, options=OPTIONS)
         parts = list(channel.unary_stream(codec.METHODS["Directory.Get"])(b""))
         directory = Directory.decode(codec.decode_directory_reply(codec.join_parts(parts)).directory)
         bundle = directory.nodes[0].bundle
@@ -225,7 +227,7 @@ class Plain:
     """The baseline's side: the same protobuf messages in clear."""
 
     def __init__(self, address: str) -> None:
-        self._call = grpc.insecure_channel(address).stream_stream(PLAIN)
+        self._call = grpc.insecure_channel(address, options=OPTIONS).stream_stream(PLAIN)
 
     def run(self, tokens: int) -> Run:
         """Make one exchange."""
@@ -334,6 +336,7 @@ def many_streams(sealed: Sealed, plain: Plain, name: str, spent: dict[Sealed | P
         many, others = alternate(PAIRS, run, sealed, plain)
     seen = shape([run for _, runs in many for run in runs], [run for _, runs in others for run in runs])
     rates = [[rate for rate, _ in rounds] for rounds in (many, others)]
+    paired = round(statistics.median(ours / clear for ours, clear in zip(*rates, strict=True)), 3)
     cpu = {side: round(statistics.median(used[engine]), 1) for side, engine in (("ours", sealed), ("baseline", plain))}
     row(
         f"node.frames.{STREAMS}{name}",
@@ -341,6 +344,7 @@ def many_streams(sealed: Sealed, plain: Plain, name: str, spent: dict[Sealed | P
         baseline=rates[1],
         unit="frames/s",
         per_message=seen,
+        paired_ratio=paired,
         cpu_us=cpu,
     )
 

@@ -26,6 +26,7 @@ RETRY_HINT = "retry-after-ms"  # trailing metadata: a whole number of millisecon
 MAX_RETRY_HINT_MS = 30_000
 MAX_METADATA_BYTES = 8 * 1024
 MESSAGE_SLACK_BYTES = 1024
+WINDOW_BYTES = 1024 * 1024  # of reply that may be on its way
 FETCH_S = 60.0  # a backstop: whoever asks has a shorter time limit of its own
 MOVED = "make a new client for the node's new address, so that its evidence is judged as that of another machine"
 MAX_PARTS = MAX_DIRECTORY_BYTES // PART_BYTES + 4
@@ -38,6 +39,8 @@ OPTIONS: tuple[tuple[str, Any], ...] = (
     ("grpc.default_compression_algorithm", 0),
     ("grpc.max_receive_message_length", PART_BYTES + MESSAGE_SLACK_BYTES),
     ("grpc.max_send_message_length", MAX_INVOKE_BYTES),
+    ("grpc.http2.lookahead_bytes", WINDOW_BYTES),  # frames of 512 bytes fill the default window at once,
+    ("grpc.http2.bdp_probe", 0),  # and probing for a better one costs more than it brings (bench/node.py)
     ("grpc.max_metadata_size", MAX_METADATA_BYTES),
     ("grpc.absolute_max_metadata_size", MAX_METADATA_BYTES),
 )
