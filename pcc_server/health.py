@@ -16,7 +16,6 @@ INFERENCE = "hybrid.wire.v1.Inference"
 _SERVICE_TAG = 0x0A  # field 1, length-delimited
 _STATUS_TAG = 0x08  # field 1, varint
 _ONE_BYTE = 0x80
-MAX_NAME_BYTES = 127  # longer names need a second length byte, and there is no service with one
 
 
 class Serving(IntEnum):

@@ -1,17 +1,17 @@
 """The replay set of one epoch key: what was claimed under it, for as long as the key lives (SPEC 9)."""
 
+from hybrid.wire.constants import MAX_REPLAY_ENTRIES
 from hybrid.wire.errors import Replay
 
 from .errors import Limit
 
 PREFIX_BYTES = 16  # of q; collisions need 2^64 requests under one key
-CAPACITY = 200_000  # SPEC 15; about 13 MB
 
 
 class ReplaySet:
     """Prefixes of the request digests claimed so far. Bounded: when full it refuses, it never forgets."""
 
-    def __init__(self, capacity: int = CAPACITY) -> None:
+    def __init__(self, capacity: int = MAX_REPLAY_ENTRIES) -> None:
         self._capacity = capacity
         self._seen: set[bytes] = set()
 

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from hybrid.wire.checkpoint import Checkpoint
+from hybrid.wire.constants import MAX_SEQS_PER_EPOCH
 from hybrid.wire.entries import DirectoryEntry, Entry, RevokeEntry, kind_of, open_entry
 from hybrid.wire.errors import WireError
 from hybrid.wire.merkle import check_inclusion, leaf_hash
@@ -25,7 +26,6 @@ from .checks import Findings
 from .log_view import LogContradiction, Tail, own_tail
 
 TAIL_ENTRIES = 2048  # SPEC 5: about a week of epochs; a fresh client reads as many
-MAX_SEQS = 16  # SPEC 5: directories of one epoch
 STALLED_S = 600.0  # SPEC 5: of use, with entries that could have been read
 KEPT_DIRECTORIES = 2 * TAIL_ENTRIES
 
@@ -117,8 +117,10 @@ class _Reading:
             error = self.findings.failed(_UNIQUE, expected="one directory per epoch and number in the log", got=got)
             raise LogContradiction.of(error, (self.notes.get(key, b""), data))
         self.notes[key] = data
-        if sum(epoch == entry.epoch for epoch, _ in self.directories) > MAX_SEQS:
-            raise self.findings.failed(_UNIQUE, expected=f"at most {MAX_SEQS} directories per epoch", got="more")
+        if sum(epoch == entry.epoch for epoch, _ in self.directories) > MAX_SEQS_PER_EPOCH:
+            raise self.findings.failed(
+                _UNIQUE, expected=f"at most {MAX_SEQS_PER_EPOCH} directories per epoch", got="more"
+            )
 
 
 def _signed(data: bytes, signers: TailSigners) -> Entry | None:

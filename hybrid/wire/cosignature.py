@@ -19,6 +19,7 @@ from .note_keys import (
     ED25519_COSIGNATURE,
     MLDSA44_COSIGNATURE,
     SEED_BYTES,
+    Keyed,
     PublicNoteKey,
     parse_private,
     parse_vkey,
@@ -44,12 +45,10 @@ def _message(key: PublicNoteKey, text: str, stamp: int) -> bytes:
     return _SUBTREE_LABEL + names + u64(0) + u64(checkpoint.size) + checkpoint.root
 
 
-class CosignatureVerifier:
+class CosignatureVerifier(Keyed):
     """A witness key somebody chose to trust, in the form ``name+hash+base64``."""
 
-    __slots__ = ("_imported", "public")
-
-    public: PublicNoteKey
+    __slots__ = ("_imported",)
 
     def __init__(self, public: PublicNoteKey) -> None:
         """Take a public key; use ``parse``. Raises Malformed."""
@@ -66,16 +65,6 @@ class CosignatureVerifier:
     def parse(cls, vkey: str) -> Self:
         """Read ``name+hash+base64``. Raises Malformed, also when the hash is not this key's."""
         return cls(parse_vkey(vkey))
-
-    @property
-    def name(self) -> str:
-        """The witness's name."""
-        return self.public.name
-
-    @property
-    def vkey(self) -> str:
-        """The key in its textual form."""
-        return self.public.vkey
 
     def time(self, note: Note) -> int:
         """Return the time, in Unix seconds, of this witness's newest cosignature of a checkpoint.
@@ -95,12 +84,10 @@ class CosignatureVerifier:
         return stamp
 
 
-class CosignatureSigner:
+class CosignatureSigner(Keyed):
     """A witness's private key."""
 
-    __slots__ = ("_private", "public")
-
-    public: PublicNoteKey
+    __slots__ = ("_private",)
 
     def __init__(self, name: str, private: Ed25519PrivateKey | MLDSA44PrivateKey) -> None:
         """Join a name and a key; use ``generate``, ``from_seed`` or ``parse``."""
@@ -134,16 +121,6 @@ class CosignatureSigner:
     def secret(self) -> str:
         """Write the private key as one line of text, for a file with mode 0600."""
         return write_private(self.public, self._private.private_bytes_raw())
-
-    @property
-    def name(self) -> str:
-        """The witness's name."""
-        return self.public.name
-
-    @property
-    def vkey(self) -> str:
-        """The public key in its textual form."""
-        return self.public.vkey
 
     def cosign(self, note_text: str, *, now: Callable[[], float] = time.time) -> str:
         """Make the signature line, newline included, for a checkpoint's text. Raises Malformed for other text.

@@ -18,6 +18,7 @@ from .note_keys import (
     ED25519_NOTE,
     KEY_ID_BYTES,
     SEED_BYTES,
+    Keyed,
     PublicNoteKey,
     key_name,
     parse_private,
@@ -103,12 +104,10 @@ def _signature_line(line: str) -> NoteSignature:
     return NoteSignature(name=key_name(name), key_id=raw[:KEY_ID_BYTES], signature=raw[KEY_ID_BYTES:])
 
 
-class NoteVerifier:
+class NoteVerifier(Keyed):
     """A note key somebody chose to trust, in the form ``name+hash+base64``."""
 
-    __slots__ = ("_imported", "public")
-
-    public: PublicNoteKey
+    __slots__ = ("_imported",)
 
     def __init__(self, public: PublicNoteKey) -> None:
         """Take a public key; use ``parse``. Raises Malformed."""
@@ -124,16 +123,6 @@ class NoteVerifier:
     def parse(cls, vkey: str) -> Self:
         """Read ``name+hash+base64``. Raises Malformed, also when the hash is not this key's."""
         return cls(parse_vkey(vkey))
-
-    @property
-    def name(self) -> str:
-        """The key's name; a log's is its origin."""
-        return self.public.name
-
-    @property
-    def vkey(self) -> str:
-        """The key in its textual form."""
-        return self.public.vkey
 
     def check(self, note: Note) -> str:
         """Return the text of a parsed note that carries this key's valid signature.
@@ -154,12 +143,10 @@ class NoteVerifier:
         return self.check(Note.parse(data))
 
 
-class NoteSigner:
+class NoteSigner(Keyed):
     """A private note key; the node holds the directory signer's in memory."""
 
-    __slots__ = ("_private", "public")
-
-    public: PublicNoteKey
+    __slots__ = ("_private",)
 
     def __init__(self, name: str, private: Ed25519PrivateKey) -> None:
         """Join a name and a key; use ``generate``, ``from_seed`` or ``parse``."""
@@ -188,16 +175,6 @@ class NoteSigner:
     def secret(self) -> str:
         """Write the private key as one line of text, for a file with mode 0600."""
         return write_private(self.public, self._private.private_bytes_raw())
-
-    @property
-    def name(self) -> str:
-        """The key's name; a log's is its origin."""
-        return self.public.name
-
-    @property
-    def vkey(self) -> str:
-        """The public key in its textual form."""
-        return self.public.vkey
 
     def sign(self, text: str) -> bytes:
         """Sign text that ends with a newline; the note has exactly one signature line."""

@@ -48,6 +48,24 @@ class PublicNoteKey:
         return f"{self.name}+{self.id.hex()}+{to_base64(self.kind + self.raw)}"
 
 
+class Keyed:
+    """What verifiers and signers share: the public key they stand for."""
+
+    __slots__ = ("public",)
+
+    public: PublicNoteKey
+
+    @property
+    def name(self) -> str:
+        """The key's name; a log's is its origin."""
+        return self.public.name
+
+    @property
+    def vkey(self) -> str:
+        """The public key in its textual form."""
+        return self.public.vkey
+
+
 def parse_vkey(text: str) -> PublicNoteKey:
     """Read ``name+hash+base64``. Raises Malformed, also when the hash is not this key's."""
     name, raw = _parts(text)

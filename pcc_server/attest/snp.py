@@ -16,7 +16,6 @@ from typing import NamedTuple, Protocol
 from .collector import Ask, CollectFailure, Parts
 
 FORMAT = "sev-snp"
-CHALLENGE_BYTES = 64
 REPORT_BYTES = 1184
 TSM = Path("/sys/kernel/config/tsm/report")
 DEVICE = Path("/dev/sev-guest")

@@ -14,7 +14,6 @@ from typing import NamedTuple
 from .collector import CollectFailure
 from .tpm_device import Device
 
-OWNER = 0x40000001
 ENDORSEMENT = 0x4000000B
 _NULL = 0x40000007
 _PASSWORD = struct.pack(">IHBH", 0x40000009, 0, 0, 0)  # the empty password, in a session of its own

@@ -19,7 +19,6 @@ from hybrid.wire.errors import WireError
 from hybrid.wire.merkle import check_consistency, leaf_hash
 from hybrid.wire.note import Note, NoteSigner, NoteVerifier, append_signatures
 from hybrid.wire.tiles import (
-    TILE_WIDTH,
     consistency_from_tiles,
     entries_from_bundles,
     inclusion_from_tiles,
@@ -88,8 +87,6 @@ class Log:
         self._signer = signer
         self._verifier = verifier
         self._tiles = Tiles(self._store)
-        self._indices: dict[bytes, int] = {}
-        self._indexed = 0
 
     @classmethod
     def init(cls, folder: Path, origin: str) -> "Log":
@@ -180,15 +177,6 @@ class Log:
         except WireError as error:
             raise LogError(f"{self._store.folder} is damaged: {error}") from None
         return Leaf(entry=self.entry(index), checkpoint_no=checkpoint_no, index=index, hashes=hashes)
-
-    def index_of(self, entry: bytes) -> int | None:
-        """Find the first entry with these bytes, or None. Reads each entry once in the life of this object."""
-        size = self.size
-        for start in range(self._indexed, size, TILE_WIDTH):
-            for number, known in enumerate(self.entries(start, min(start + TILE_WIDTH, size)), start):
-                self._indices.setdefault(leaf_hash(known), number)
-        self._indexed = size
-        return self._indices.get(leaf_hash(entry))
 
     def verify(self) -> Verified:
         """Recompute everything from the entries: tiles, roots, and that every old checkpoint is a prefix.

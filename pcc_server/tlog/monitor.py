@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from hybrid.wire.checkpoint import Checkpoint
+from hybrid.wire.constants import CLOCK_TOLERANCE_S, MAX_SEQS_PER_EPOCH
 from hybrid.wire.entries import DirectoryEntry, Entry, RevokeEntry, kind_of, open_entry
 from hybrid.wire.errors import WireError
 from hybrid.wire.log_policy import LogPolicy
@@ -30,8 +31,6 @@ from .errors import LogError
 from .fetch import Read
 from .store import SECRET_FILE, Store
 
-MAX_SEQ_PER_EPOCH = 16
-CLOCK_TOLERANCE_S = 90
 _STEP = 256  # entries read at a time
 _KEPT_EPOCHS = 1_000
 
@@ -198,5 +197,5 @@ class Monitor:
         where = f"{entry.deployment}, epoch {entry.epoch}, seq {entry.seq} (entry {index})"
         if known != entry.directory_id.hex():
             report.findings.append(f"two directories for {where}: {known[:32]} and {entry.directory_id.hex()[:32]}")
-        if len(seen) == MAX_SEQ_PER_EPOCH + 1:
-            report.findings.append(f"more than {MAX_SEQ_PER_EPOCH} directories in one epoch: {where}")
+        if len(seen) == MAX_SEQS_PER_EPOCH + 1:
+            report.findings.append(f"more than {MAX_SEQS_PER_EPOCH} directories in one epoch: {where}")

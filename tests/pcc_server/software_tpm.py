@@ -11,7 +11,7 @@ from typing import Self
 
 from pcc_server.attest.collector import CollectFailure
 from pcc_server.attest.tpm_commands import _PASSWORD as PASSWORD
-from pcc_server.attest.tpm_commands import OWNER, Tpm, sized
+from pcc_server.attest.tpm_commands import Tpm, sized
 from pcc_server.attest.tpm_device import Device, open_device
 from tests.pcc_server.node_client import until
 
@@ -19,6 +19,7 @@ FLAGS = "not-need-init,startup-clear"
 GET_TIME = 0x14C
 NV_DEFINE_SPACE = 0x12A
 NV_WRITE = 0x137
+OWNER = 0x40000001
 _NV_ATTRIBUTES = 0x00060006  # owner and authorised users may write and read
 _CHUNK = 512
 

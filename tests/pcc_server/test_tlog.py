@@ -85,14 +85,6 @@ def test_a_leaf_is_proved_under_the_published_and_under_an_older_checkpoint(log:
         log.leaf(605)
 
 
-def test_an_entry_is_found_by_its_bytes_also_after_it_was_added_later(log: Log) -> None:
-    log.append(entries(300))
-    assert log.index_of(entries(1, 299)[0]) == 299
-    assert log.index_of(entries(1, 300)[0]) is None
-    log.append(entries(1, 300))
-    assert log.index_of(entries(1, 300)[0]) == 300
-
-
 @pytest.mark.parametrize("bad", [b"", b"words", entries(1)[0] + entries(1)[0].splitlines(keepends=True)[-1]])
 def test_what_no_reader_would_accept_is_not_appended(log: Log, bad: bytes) -> None:
     with pytest.raises(LogError, match="no entry"):
