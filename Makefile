@@ -1,7 +1,7 @@
-# Six words: demo test check bench protos docs. Everything they need goes into .venv; nothing asks for root.
+# demo test check bench soak protos docs. Everything they need goes into .venv; nothing asks for root.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench protos docs clean
+.PHONY: help demo test check bench soak engines protos docs clean
 
 # The first of these that is Python 3.11 or newer.
 PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
@@ -50,6 +50,12 @@ check: .venv/.dev ## format, lint, strict types, floors, generated files
 
 bench: .venv/.dev ## one JSON line a row: our figure, the baseline's, the ratio
 	@$(BIN)/python bench/run.py $(if $(k),-k '$(k)')
+
+soak: .venv/.dev ## the long form of the node's checks, about an hour; make soak k=residue narrows
+	@$(BIN)/python -m pytest -m soak $(if $(k),-k '$(k)')
+
+engines: .venv/.dev ## the openai engine against a real llama.cpp server; builds it, minutes
+	@$(BIN)/python tests/engines/real.py
 
 protos: .venv/.dev ## stubs from the .proto, vectors from the code
 	@$(BIN)/python .ci/protos.py

@@ -13,9 +13,10 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
 
-from . import control, events
+from . import control, events, harden
 from .config import Settings
 from .errors import StartFailure
+from .events import Program
 
 _PR_SET_PDEATHSIG = 1
 FAULT_EXIT = 1
@@ -28,10 +29,11 @@ class Inherited:
     link_fd: int
     control: socket.socket
     settings: Settings
+    protection: harden.Protection
 
 
-def begin(argv: list[str]) -> Inherited:
-    """Tie this process to its launcher and read its settings.
+def begin(program: Program, argv: list[str]) -> Inherited:
+    """Tie this process to its launcher, read its settings and give up what it will not need.
 
     argv: link fd, control fd, pid of the launcher. Called before anything heavy is imported.
     """
@@ -41,7 +43,13 @@ def begin(argv: list[str]) -> Inherited:
         signal.signal(number, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a core file would hold prompts and keys
     end = socket.socket(fileno=control_fd)
-    return Inherited(link_fd=link_fd, control=end, settings=Settings.from_json(_first_line(end)["settings"]))
+    settings = Settings.from_json(_first_line(end)["settings"])
+    try:
+        protection = harden.stage1(program, settings)
+    except StartFailure as failure:
+        control.write(end, failed={"exit_code": failure.exit_code, "message": failure.message})
+        os._exit(FAULT_EXIT)
+    return Inherited(link_fd=link_fd, control=end, settings=settings, protection=protection)
 
 
 def die_with(parent: int) -> None:

@@ -5,12 +5,12 @@
 
 import hashlib
 import ipaddress
-import sys
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Protocol, Self
 
 from hybrid.wire.constants import FRAMES_PER_MESSAGE
 
+from .environment import environment
 from .errors import CONFIG_EXIT, StartFailure
 
 FAULTS = (
@@ -28,11 +28,17 @@ FAULTS = (
     "wrong_receipt",
     "die_before_head",
 )
-ENGINES = ("mlx", "fake")
+ENGINES = ("mlx", "openai", "fake")
 ACCESS = ("open", "keys", "router")
+PREFIX_CACHES = ("off", "salted")
+PROTECT = ("auto", "require", "available")  # auto: require above tier 0 and off loopback
 ATTESTERS = ("software", "tpm2", "sev-snp")
 MAX_NEW_LIMIT = 16_384  # one token is one frame at least, and a reply has 65,536 of them
-RUNNING = {"mlx": 4, "fake": 256}  # rows of one batch on a CPU; the fake engine only has to keep a loop busy
+RUNNING = {
+    "mlx": 4,
+    "openai": 64,
+    "fake": 256,
+}  # rows of one batch on a CPU; the fake engine only has to keep a loop busy
 FAKE_MODEL = "fake"
 EPOCH_RANGE_S = (1, 900)  # clients accept 180 to 900; shorter is for tests, with the fake engine
 
@@ -87,9 +93,22 @@ class Settings:
     tls_client_ca: str = ""
     allow_software: bool = False
     epoch_s: int = 300
+    engine_port: int = 0  # loopback port of an engine of others, with engine "openai"
+    engine_uds: str = ""  # or its Unix socket
+    engine_kind: str = ""  # vllm, sglang, llama.cpp, ollama
     max_running: int = 4
-    max_queue: int = 32
+    max_queue: int = 32  # requests; the queue is bounded by time too
+    max_queue_s: float = 8.0
     max_new: int = 2048
+    context: int = 0  # tokens; 0 is the model's own
+    max_stall_ms: int = 200  # a prompt that is read holds running streams up for so long at most
+    chunk: int = 256  # tokens of one prompt in one step, at most
+    soft: float = 0.85  # of the room: nothing new is admitted beyond it
+    hard: float = 0.95  # of the room: the youngest are shed
+    prefix_cache: str = "off"
+    protect: str = "auto"
+    require_audit: bool = False
+    drain_grace_s: float = 0.0  # after SIGTERM still accept for so long: balancers learn late
     drain_timeout_s: float = 120.0
     batch: int = FRAMES_PER_MESSAGE  # frames of one message, at most, while an answer pours
     access: str = "open"
@@ -113,6 +132,8 @@ class Settings:
         one_of("--engine", self.engine, ENGINES)
         one_of("--attester", self.attester, ATTESTERS)
         one_of("--access", self.access, ACCESS)
+        one_of("cache.prefix", self.prefix_cache, PREFIX_CACHES)
+        one_of("node.protect", self.protect, PROTECT)
         check_tls(self)
         check_access(self)
         self._check_router(loopback=is_loopback(host))
@@ -244,18 +265,6 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
-
-
-def environment(program: str) -> dict[str, str]:
-    """Build a child's environment from nothing (node design 3.1): what is not here does not reach it."""
-    shared = {"LC_ALL": "C.UTF-8"}
-    if program == "gateway":
-        return {**shared, "GRPC_VERBOSITY": "NONE"}
-    offline = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
-    quiet = {"TOKENIZERS_PARALLELISM": "false", "TRANSFORMERS_VERBOSITY": "critical"}
-    # On a CPU, compiling writes C++ source into the shared temporary folder and runs a compiler on it.
-    compiling = {} if sys.platform == "darwin" else {"MLX_DISABLE_COMPILE": "1"}
-    return {**shared, **offline, **quiet, **compiling}
 
 
 def profile(settings: Settings) -> dict[str, Any]:

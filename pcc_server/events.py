@@ -57,8 +57,9 @@ class Phase(StrEnum):
 
 
 class Program(StrEnum):
-    """The node's two child processes."""
+    """The node's processes."""
 
+    LAUNCHER = "launcher"
     GATEWAY = "gateway"
     WORKER = "worker"
 

@@ -28,12 +28,12 @@ from hybrid.wire.constants import MAX_INVOKE_BYTES
 from hybrid.wire.encoding import u32
 from hybrid.wire.errors import ErrorCode, Malformed, StaleKey
 
-from . import child, control, errors, events, health
+from . import child, control, errors, events, harden, health
 from .access import admission
 from .calls import LogFiles, address_of, left_ms_of, only, write
 from .config import Door, Settings, split_address
 from .errors import Busy, Refusal, StartFailure
-from .events import Event
+from .events import Event, Program
 from .front import admit
 from .health import Readiness, Serving
 from .link import ACK_BYTES, LINK_STREAM, READER_PATIENCE_S, Kind, Operation
@@ -363,6 +363,7 @@ async def _main(inherited: child.Inherited) -> None:
     following = asyncio.create_task(gateway.follow_log()) if settings.log else None
     child.on_control(inherited.control, told, ended)
     child.silence()
+    harden.stage2(Program.GATEWAY, settings)
     await server.start()
     await _either(gateway.worker.published, stop)
     facts = {"listen": listen}
@@ -380,7 +381,7 @@ async def _main(inherited: child.Inherited) -> None:
 
 def main() -> None:
     """Run as a child of the launcher."""
-    inherited = child.begin(sys.argv[1:])
+    inherited = child.begin(Program.GATEWAY, sys.argv[1:])
     child.run(inherited, lambda: _main(inherited))
 
 

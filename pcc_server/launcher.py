@@ -11,7 +11,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from . import control, events
+from . import control, events, harden
 from .attest.desk import Desk, collector_for
 from .config import Settings
 from .errors import UNAVAILABLE_EXIT
@@ -45,7 +45,8 @@ class Launcher:
         self._last_words = ""
 
     def run(self) -> int:
-        """Serve until a signal or a failure."""
+        """Serve until a signal or a failure. Raises StartFailure for a protection that is required and missing."""
+        harden.stage1(Program.LAUNCHER, self._settings)
         woken = self._catch_signals()
         try:
             self._start()

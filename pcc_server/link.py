@@ -38,6 +38,7 @@ class Kind(IntEnum):
     BEAT = 10  # stream 0: the worker's I/O thread is alive
     CALL = 11  # from the gateway: u8 operation, then what it needs; answered by RESULT or REFUSE under its number
     RESULT = 12
+    TALLY = 14  # stream 0: what the worker counted, as ``tally`` encodes it
     CHECKPOINT = 13  # stream 0, from the gateway: the log's newest signed checkpoint
 
 

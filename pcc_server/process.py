@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from . import events
-from .config import environment
 from .control import Lines, messages
+from .environment import environment
 from .events import Program
 
 KEPT_LINES = 40  # of what a child prints before it is ready: no request exists then

@@ -18,14 +18,14 @@ from hybrid.wire.errors import ErrorCode, Malformed, WireError
 from hybrid.wire.evidence import SOFTWARE, ModelEntry
 from hybrid.wire.keys import IdentityKey
 
-from . import child, control, errors, events
+from . import child, control, errors, events, harden
 from .answer import Answer, Kitchen
 from .attest.remote import Remote
 from .config import Settings, config_digest
 from .engines import Loaded, open_engine
 from .entry import Collect, Entry, Served, collect_software
 from .errors import CONFIG_EXIT, DeadlinePassed, Limit, Refusal, Refused, StartFailure
-from .events import Event, Phase
+from .events import Event, Phase, Program
 from .keys import KeyRing
 from .link import LINK_STREAM, Frame, Kind, Link, OpenStream, Operation, encode_refusal
 from .outlet import IN_REPLY, REFUSALS, Cut, Outlet, Tamper
@@ -287,6 +287,7 @@ async def _main(inherited: child.Inherited) -> None:
     _check_names(settings)
     events.emit(Event.PHASE, phase=Phase.LOAD)
     loaded = await asyncio.to_thread(open_engine, settings)
+    harden.stage2(Program.WORKER, settings)
     events.emit(Event.PHASE, phase=Phase.ATTEST)
     worker = Worker(settings, loaded, collect_software if settings.attester == SOFTWARE else remote.collect)
     child.silence()
@@ -311,7 +312,7 @@ async def _first(*works: Coroutine[Any, Any, object]) -> None:
 
 def main() -> None:
     """Run as a child of the launcher."""
-    inherited = child.begin(sys.argv[1:])
+    inherited = child.begin(Program.WORKER, sys.argv[1:])
     child.run(inherited, lambda: _main(inherited))
 
 
