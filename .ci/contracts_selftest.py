@@ -17,8 +17,8 @@ PLANTS = {
     "routing, trust, core": ("hybrid/routing/decide.py", "import threading"),
     "the node imports": ("pcc_server/worker.py", "import hybrid.errors"),
     "the SDK never": ("hybrid/core.py", "import pcc_server.config"),
-    "grpc has three doors": ("hybrid/exchange.py", "import grpc"),
-    "device has three doors": ("hybrid/client.py", "import device.engine"),
+    "grpc has four doors": ("hybrid/exchange.py", "import grpc"),
+    "device has four doors": ("hybrid/client.py", "import device.engine"),
     "nobody inside": ("pcc_server/worker.py", "from hybrid import Client"),
 }
 

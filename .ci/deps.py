@@ -9,7 +9,13 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 OURS = {"hybrid", "device", "pcc_server"}
 # distribution -> the module it brings, where the names differ
-MODULES = {"grpcio": "grpc", "protobuf": "google", "mlx-lm": "mlx_lm", "recurring-ical-events": "recurring_ical_events"}
+MODULES = {
+    "grpcio": "grpc",
+    "mlx-lm": "mlx_lm",
+    "prometheus-client": "prometheus_client",
+    "protobuf": "google",
+    "recurring-ical-events": "recurring_ical_events",
+}
 # brought by a declared dependency that is never used without it
 COMPANIONS = {"transformers": "mlx_lm", "tqdm": "huggingface_hub"}
 

@@ -1,4 +1,4 @@
-"""Keep generated parts of the documents true: help texts, included examples, the tree.
+"""Keep generated parts of the documents true: help texts, included examples, metrics, the tree.
 
 A generated part stands between ``<!-- begin NAME ARG -->`` and ``<!-- end NAME -->``.
 ``--check`` compares instead of writing and fails on a difference.
@@ -46,7 +46,19 @@ def tree(package: str) -> str:
     return "```text\n" + "".join(f"{name:<{width}}  {doc}\n" for name, doc in rows) + "```\n"
 
 
-PARTS = {"include": include, "help": help_text, "tree": tree}
+def meters(_: str) -> str:
+    """Give one row a metric, from the node's own table."""
+    sys.path.insert(0, str(ROOT))
+    from pcc_server.meters import METERS, PREFIX
+
+    rows = [
+        f"| `{PREFIX}{meter.name}` | {meter.shape} | {', '.join(meter.labels)} | {meter.words} |\n"
+        for meter in METERS.values()
+    ]
+    return "| metric | kind | labels | means |\n|---|---|---|---|\n" + "".join(rows)
+
+
+PARTS = {"include": include, "help": help_text, "meters": meters, "tree": tree}
 
 
 def render(text: str) -> str:

@@ -1,54 +1,52 @@
 """The engine's thread: it alone loads, generates, trims and frees. Everybody else posts messages.
 
-Requests run side by side in mlx-lm's BatchGenerator, but the table of live requests kept here is the truth: a request
-that fails is taken out alone, and when a step itself fails the generator is thrown away and the others start again
-from their ids. A step is never simply repeated: that would leave the neighbours' text wrong without any error.
-Source: device design 4.2 and 4.6.
+What it does with requests is ``turns.py``; this file is its life: the inbox, loading, idling, the heartbeat, the end.
+Source: device design 4.2.
 """
 
 import queue
 import threading
 import time
-from collections import deque
+from collections.abc import Callable
 from concurrent.futures import Future
 from pathlib import Path
-from typing import Any
 
-from hybrid.wire.types import FinishReason
-
-from . import fit, loader, runtime
-from .errors import DeviceError, EngineClosed, EngineFailed, Overloaded
+from . import loader, runtime
+from .errors import DeviceError, EngineClosed, EngineFailed
 from .lane import cut
-from .live import Live
+from .load import EngineLoad
+from .memory import resident_bytes
 from .messages import Cancel, Close, Message, Release, Submit
+from .options import EngineOptions
 from .prefix import PrefixCache
-from .steps import Steps
+from .turns import Turns
 
-WAITING_PER_ROW = 16  # beyond it a request is refused instead of queued
 CACHE_LIMIT_BYTES, CACHE_SHARE = 1_000_000_000, 0.05  # what MLX may keep of freed memory, and of the room
+DEAD_S = 1e6  # what a thread that ended unasked reports as its stall: more than any patience
 
 
 class Core:
-    """State of the engine's thread. Other threads call ``start``, ``post``, ``join`` and read plain numbers."""
+    """State of the engine's thread. Other threads call ``start``, ``post``, ``stop`` and read plain numbers."""
 
-    def __init__(
-        self, folder: Path, *, context_tokens: int | None, max_rows: int, stateless: bool, force: bool
-    ) -> None:
+    def __init__(self, folder: Path, options: EngineOptions, told: Callable[[str, int], None]) -> None:
+        """told: each phase of loading, and percents of it; called on the threads that load."""
         self._folder = folder
-        self._wanted_context = context_tokens
-        self._max_rows = max_rows
-        self._stateless = stateless
-        self._force = force
+        self._told = told
+        self._options = options
         self._inbox: queue.SimpleQueue[Message] = queue.SimpleQueue()
         self._door = threading.Lock()
         self._thread = threading.Thread(target=self._run, name="hybrid-mlx", daemon=True)
-        self._running: dict[int, Live] = {}
-        self._waiting: deque[Live] = deque()
         self._prefix = PrefixCache(0, cut=cut)
+        self._turns: Turns | None = None
+        self._turned = 0.0
+        self._pending = False
+        self._active_bytes = 0
+        self._asked_to_stop = False
         self.opened: Future[loader.Loaded] = Future()
         self.closed = False
         self.phase = "loading"
-        self._steps: Steps | None = None
+
+    # --- other threads -----------------------------------------------------------------------------
 
     def start(self) -> loader.Loaded:
         """Start the thread and wait until the model is loaded. Raises what loading raised."""
@@ -60,11 +58,14 @@ class Core:
         with self._door:
             if self.closed:
                 raise EngineClosed("the engine is closed")
+            if not self._pending:
+                self._turned, self._pending = time.monotonic(), True
             self._inbox.put(message)
 
     def stop(self) -> None:
         """Ask the thread to end and wait for it; safe to call twice and from any thread."""
         with self._door:
+            self._asked_to_stop = True
             if not self.closed:
                 self._inbox.put(Close())
         if self._thread.is_alive() and threading.current_thread() is not self._thread:
@@ -72,13 +73,15 @@ class Core:
 
     @property
     def running(self) -> int:
-        """Requests in the generator."""
-        return len(self._running)
+        """Requests whose prompt is read or that answer."""
+        turns = self._turns
+        return len(turns.running) if turns else 0
 
     @property
     def waiting(self) -> int:
         """Requests in the queue."""
-        return len(self._waiting)
+        turns = self._turns
+        return len(turns.waiting) if turns else 0
 
     @property
     def cached_bytes(self) -> int:
@@ -87,14 +90,49 @@ class Core:
 
     @property
     def speeds(self) -> tuple[float, float]:
-        """Moving averages of prompt and answer tokens per second."""
-        steps = self._steps
-        return (steps.prefill_tps, steps.decode_tps) if steps else (0.0, 0.0)
+        """Moving averages of prompt and answer tokens per second, all requests together."""
+        turns = self._turns
+        if turns is None:
+            return 0.0, 0.0
+        return turns.prefill_tps, sum(turns.rows) / turns.step_s if turns.step_s else 0.0
+
+    def stalled_s(self, now: float) -> float:
+        """Seconds since the thread last finished a turn while there is work; 0 when idle, huge when it has died.
+
+        now: ``time.monotonic()``.
+        """
+        if self.closed:
+            return 0.0 if self._asked_to_stop else DEAD_S
+        return max(0.0, now - self._turned) if self._pending else 0.0
+
+    def load(self) -> EngineLoad:
+        """Return the numbers admission reckons with. Raises EngineClosed."""
+        turns = self._turns
+        if turns is None:
+            raise EngineClosed("the engine is closed")
+        return EngineLoad(
+            kv_token_bytes=self._plan.kv_token_bytes,
+            kv_budget_bytes=self._budget,
+            kv_used_bytes=turns.used_bytes,
+            kv_promised_bytes=turns.promised_bytes,
+            memory_bytes=max(self._active_bytes, resident_bytes()),
+            room_bytes=self._plan.room_bytes,
+            prefill_tps=turns.prefill_tps,
+            decode_tps=1 / turns.step_s if turns.step_s else 0.0,
+            max_rows=self._options.max_rows,
+            rows=turns.rows,
+            reading=len(turns.running) - sum(turns.rows),
+            waiting=len(turns.waiting),
+            queued_tokens=turns.queued_tokens,
+            rebuilds=turns.rebuilds,
+        )
+
+    # --- the thread --------------------------------------------------------------------------------
 
     def _run(self) -> None:
         self._guard = runtime.ThreadGuard()
         try:
-            self._open()
+            turns = self._open()
         except Exception as error:  # noqa: BLE001 - carried to the caller of start()
             self._shut("failed")
             self.opened.set_exception(error if isinstance(error, DeviceError) else _loading(error))
@@ -102,195 +140,87 @@ class Core:
         self.phase = "ready"
         self.opened.set_result(self._loaded)
         try:
-            while self._drain():
-                self._admit()
-                self._step()
+            while self._drain(turns):
+                self._guard.check()
+                turns.turn()
+                self._beat()
         finally:
             self._shut("closed")
 
-    def _open(self) -> None:
-        self._core = runtime.mlx(threads=1 if self._stateless else None)
+    def _open(self) -> Turns:
+        self._core = runtime.mlx(threads=1 if self._options.stateless else None)
         cpu = runtime.describe().path.startswith("cpu")
-        plan = loader.plan(self._folder, context_tokens=self._wanted_context, cpu=cpu, force=self._force)
+        wanted = self._options.context_tokens
+        plan = loader.plan(self._folder, context_tokens=wanted, cpu=cpu, force=self._options.force)
         self._loaded = runtime.apart(lambda: self._load(plan), core=self._core, name="hybrid-load")
-        self._report("warmup")
-        self._budget = plan.kv_budget_bytes
-        if not self._stateless:
-            self._prefix = PrefixCache(plan.prefix_bytes, cut=cut)
-        spare = 0 if self._stateless else min(CACHE_LIMIT_BYTES, int(CACHE_SHARE * self._budget))
+        self._report("warmup", 0)
+        self._plan = plan
+        self._budget = plan.kv_budget_bytes + (0 if self._options.keeps else plan.prefix_bytes)
+        if self._options.keeps:
+            self._prefix = PrefixCache(plan.prefix_bytes, cut=cut, age_s=self._options.prefix_age_s)
+        spare = 0 if self._options.stateless else min(CACHE_LIMIT_BYTES, int(CACHE_SHARE * self._budget))
         self._core.set_cache_limit(spare)
-        self._steps = Steps(self._loaded, max_rows=self._max_rows)
+        self._turns = Turns(self._loaded, self._options, self._prefix, budget_bytes=self._budget)
+        self._beat()
+        return self._turns
 
     def _load(self, plan: loader.Plan) -> loader.Loaded:
         """Load apart from the engine's thread: unpacking leaves that arena full of holes, and every step would pay."""
-        return loader.load(self._folder, plan, check_contents=self._stateless, report=self._report)
+        return loader.load(self._folder, plan, check_contents=self._options.stateless, report=self._report)
 
-    def _report(self, phase: str) -> None:
+    def _report(self, phase: str, pct: int) -> None:
         self.phase = f"loading {phase}"
+        self._told(phase, pct)
 
-    def _drain(self) -> bool:
+    def _beat(self) -> None:
+        self._active_bytes = self._core.get_active_memory() + self._core.get_cache_memory()
+        self._turned = time.monotonic()
+
+    def _drain(self, turns: Turns) -> bool:
         """Read all messages; block only while there is nothing to do. False ends the loop."""
-        idle = not self._running and not self._waiting
-        self.phase = "ready" if idle else "busy"
         while True:
+            busy = self._mark(turns)
             try:
-                message = self._inbox.get(block=idle)
+                message = self._inbox.get(block=not busy, timeout=None if busy else self._prefix.forget_old())
             except queue.Empty:
-                return True
-            idle = False
+                if busy:
+                    return True
+                continue  # kept context has grown old
             if isinstance(message, Close):
                 return False
-            self._read(message)
-            idle = not self._running and not self._waiting
+            self._read(turns, message)
+            del message  # this may block for hours, and must not keep what was cancelled last
 
-    def _read(self, message: Submit | Cancel | Release) -> None:
+    def _mark(self, turns: Turns) -> bool:
+        """Note whether there is work: a watchdog asks. Whoever posts just now has noted it, too."""
+        busy = bool(turns.running or turns.waiting)
+        self.phase = "busy" if busy else "ready"
+        with self._door:
+            self._pending = busy or not self._inbox.empty()
+        return busy
+
+    def _read(self, turns: Turns, message: Submit | Cancel | Release) -> None:
         match message:
             case Submit(live):
-                if len(self._waiting) >= WAITING_PER_ROW * self._max_rows:
-                    live.mailbox.put(Overloaded("too many requests are waiting"))
-                else:
-                    self._waiting.append(live)
+                turns.submit(live)
             case Cancel(live):
-                self._cancel(live)
+                turns.cancel(live)
             case Release(partition):
                 self._prefix.release(partition)
-
-    def _cancel(self, live: Live) -> None:
-        if live in self._waiting:
-            self._waiting.remove(live)
-        for uid, running in list(self._running.items()):
-            if running is live:
-                self._keep(live, self._take_out(uid))
-
-    def _admit(self) -> None:
-        while self._waiting and self._has_room(self._waiting[0]):
-            live = self._waiting.popleft()
-            try:
-                self._insert(live)
-            except Exception as error:  # noqa: BLE001 - this request fails alone
-                self._fail(live, error)
-
-    def _has_room(self, live: Live) -> bool:
-        running = list(self._running.values())
-        if not running:
-            return True
-        if live.suspect or any(other.suspect for other in running) or len(running) >= self._max_rows:
-            return False
-        longest = max(live.length, *(other.length for other in running))
-        token = self._loaded.plan.kv_token_bytes
-        return fit.kv_bytes(rows=len(running) + 1, tokens=longest, kv_token_bytes=token) <= self._budget
-
-    def _insert(self, live: Live) -> None:
-        self._guard.check()
-        live.admitted = live.admitted or time.perf_counter()
-        ids = live.restart()
-        shared, served = (0, None) if live.suspect else self._prefix.take(live.partition, ids)
-        live.cached = min(shared, len(live.ids))
-        self._running[self._machine.insert(live, ids, shared, served)] = live
-
-    def _step(self) -> None:
-        if not self._running:
-            return
-        self._guard.check()
-        try:
-            prompts, tokens = self._machine.next()
-        except Exception as error:  # noqa: BLE001 - anything a model or a kernel raises
-            self._start_again(error)
-            return
-        for response in prompts:
-            if response.uid in self._running and not response.end_of_prompt:
-                self._running[response.uid].progress(response.progress[0])
-        for response in tokens:
-            if response.uid in self._running:
-                self._take(response)
-
-    @property
-    def _machine(self) -> Steps:
-        if self._steps is None:
-            raise RuntimeError("the engine's thread has freed the model")
-        return self._steps
-
-    def _take(self, response: Any) -> None:
-        """Hand one token on, and end the request where it ends. Whatever raises here concerns this request alone."""
-        live = self._running[response.uid]
-        try:
-            values = live.read(response.logprobs, response.token)
-            ended = self._ended(live, response, values)
-        except Exception as error:  # noqa: BLE001 - sampler, processor, detokeniser or model of this request
-            self._take_out(response.uid, known=response.finish_reason is None)
-            self._fail(live, error)
-            return
-        if ended is not None:
-            live.end(*ended)  # first: keeping the context takes time its reader need not wait for
-            if response.finish_reason is None:
-                self._keep(live, self._take_out(response.uid))
-            else:
-                self._running.pop(response.uid)
-                self._keep(live, (response.prompt_cache, response.all_tokens))
-
-    def _ended(self, live: Live, response: Any, values: list[float]) -> tuple[FinishReason, str] | None:
-        if response.finish_reason == "stop":
-            return FinishReason.STOP, live.text.finish()
-        text = live.accept(response.token, values)
-        if live.text.stopped:
-            return FinishReason.STOP, text
-        if response.finish_reason == "length":
-            rest = live.text.finish()
-            return FinishReason.STOP if live.text.stopped else FinishReason.LENGTH, text + rest
-        live.say(text)
-        return None
-
-    def _take_out(self, uid: int, *, known: bool = True) -> tuple[Any, list[int]] | None:
-        """Forget a running request; return its cache and the ids in it. known: whether the generator still has it."""
-        self._running.pop(uid, None)
-        if not known:
-            return None
-        return self._machine.remove(uid, with_cache=not self._stateless)
-
-    def _keep(self, live: Live, cache: tuple[Any, list[int]] | None) -> None:
-        if self._stateless:
-            self._core.clear_cache()
-        elif cache is not None and cache[0] is not None:
-            self._prefix.put(live.partition, cache[1], cache[0])
-
-    def _fail(self, live: Live, error: Exception) -> None:
-        """Tell one reader, without text: an exception's words could quote a prompt."""
-        known = isinstance(error, DeviceError)
-        live.mailbox.put(error if known else EngineFailed(f"the model failed ({type(error).__name__})"))
-
-    def _start_again(self, error: Exception) -> None:
-        """After a failed step: nothing of that generator is trusted.
-
-        Alone in it, a request is the cause and fails. Otherwise each starts again from its ids, one at a time, so that
-        the one at fault fails alone.
-        """
-        survivors = list(self._running.values())
-        self._running.clear()
-        self._machine.renew()
-        if len(survivors) == 1:
-            self._fail(survivors[0], error)
-            return
-        for live in reversed(survivors):
-            live.suspect = True
-            self._waiting.appendleft(live)
 
     def _shut(self, phase: str) -> None:
         """Free everything on this thread and turn every reader away."""
         with self._door:
             self.closed = True
             self.phase = phase
-        left = [*self._running.values(), *self._waiting]
+        turns, self._turns = self._turns, None
+        left = turns.close() if turns else []
         while not self._inbox.empty():
             message = self._inbox.get()
             left += [message.live] if isinstance(message, Submit) else []
         for live in left:
             live.mailbox.put(EngineClosed("the engine was closed while this request ran"))
-        self._running.clear()
-        self._waiting.clear()
         self._prefix.clear()
-        if self._steps is not None:
-            self._steps.close()
-            self._steps = None
         self.__dict__.pop("_loaded", None)
         if "_core" in self.__dict__:
             self._core.clear_cache()

@@ -6,8 +6,9 @@ It opens no connection, runs no tool and decides no route. Source: device design
 import asyncio
 import contextlib
 import os
+import time
 import weakref
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, fields
 from datetime import date
 from pathlib import Path
@@ -20,26 +21,12 @@ from .core import Core
 from .decode import TextStream
 from .errors import ContextOverflow, EngineClosed, ModelDamaged
 from .live import Live, Mailbox
+from .load import EngineLoad
 from .messages import Cancel, Release, Submit
+from .options import DEFAULTS, EngineOptions
 from .prompt import Framer
 from .sampling import Chooser, processors, seed_of
 from .signals import SignalLog
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EngineOptions:
-    """How an engine is opened.
-
-    context_tokens: at most so much context; None is the model's own.  max_rows: requests that run side by side.
-    signals: send the model's own numbers along.  stateless: keep nothing between requests (the node).
-    force: load past the soft memory mark.
-    """
-
-    context_tokens: int | None = None
-    max_rows: int = 4
-    signals: bool = True
-    stateless: bool = False
-    force: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,6 +60,8 @@ class MLXEngine:
         self._options = options
         self._plan = loaded.plan
         self._tokenizer = loaded.tokenizer
+        if options.stateless:
+            loader.keep_no_words(loaded.tokenizer)
         self._pid = os.getpid()
         self._defaults = _sampling(loaded.manifest.sampling)
         self._framer = Framer(
@@ -85,18 +74,20 @@ class MLXEngine:
         self._end = weakref.finalize(self, _stop, core, self._pid)
 
     @classmethod
-    def open(cls, folder: Path, *, model_id: str, options: EngineOptions = EngineOptions()) -> Self:
+    def open(
+        cls,
+        folder: Path,
+        *,
+        model_id: str,
+        options: EngineOptions = DEFAULTS,
+        told: Callable[[str, int], None] = lambda _phase, _pct: None,
+    ) -> Self:
         """Check, fit and load the model folder; returns when it can answer.
 
+        told: verify, weights, tokenizer, warmup as they begin, and percents of them; on the threads that load.
         Raises ModelDamaged naming a file, DoesNotFit with the arithmetic, EngineFailed for anything else.
         """
-        core = Core(
-            folder,
-            context_tokens=options.context_tokens,
-            max_rows=options.max_rows,
-            stateless=options.stateless,
-            force=options.force,
-        )
+        core = Core(folder, options, told)
         try:
             return cls(core, core.start(), model_id=model_id, options=options)
         except BaseException:
@@ -134,7 +125,10 @@ class MLXEngine:
                 for item in await live.mailbox.receive():
                     ended = isinstance(item, Exception) or item.finish_reason is not None
                     if isinstance(item, Exception):
-                        raise item
+                        try:
+                            raise item
+                        finally:
+                            del item  # an error holds this frame: it must not hold the error in turn
                     yield item
         finally:
             if not ended:
@@ -183,6 +177,14 @@ class MLXEngine:
             decode_tps=decode_tps,
             note=self._plan.note,
         )
+
+    def load(self) -> EngineLoad:
+        """Return what admission reckons with: bytes, speeds, rows. Raises EngineClosed."""
+        return self._core.load()
+
+    def stalled_s(self) -> float:
+        """Seconds since the engine's thread last finished a turn while work is pending; 0 when idle."""
+        return self._core.stalled_s(time.monotonic())
 
     async def close(self) -> None:
         """Cancel what runs, free the model and end the thread. Safe to call twice."""

@@ -88,3 +88,9 @@ class BadSource(DeviceError):
         """Name the file and what is wrong with it."""
         super().__init__(f"{path}: {reason}")
         self.path = path
+
+
+def bare(error: Exception) -> Exception:
+    """Return an error without the frames it was raised in: their locals are a request's words, ids and scores."""
+    error.__traceback__ = error.__context__ = error.__cause__ = None
+    return error

@@ -5,13 +5,14 @@ The same lines are shown to the person whom a refusal stops. Source: device desi
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
 SOFT = 0.85  # of the room: admit nothing new beyond it
 HARD = 0.95  # of the room: what ``force`` may use
-KV_STEP = 256  # the caches of mlx-lm grow in steps of so many tokens
+KV_STEP = 256  # caches grow in steps of so many tokens
+BANDS = (2_048, 8_192)  # most tokens of the first two length bands; the third has no limit of its own
 RESERVE_BYTES = 500_000_000  # interpreter, libraries, tokenizer, allocator slack
 STARTER_RESERVE_BYTES = 150_000_000  # the same beside a model under a gigabyte, measured
 SMALL_MODEL_BYTES = 1_000_000_000
@@ -97,9 +98,34 @@ def f32_bytes(params: int, packed_bytes: int) -> int:
     return 4 * (params or math.ceil(packed_bytes * 8 / PACKED_BITS))
 
 
+def in_steps(tokens: int) -> int:
+    """Round a length up to whole steps of the cache."""
+    return KV_STEP * math.ceil(tokens / KV_STEP)
+
+
 def kv_bytes(*, rows: int, tokens: int, kv_token_bytes: int) -> int:
     """Bytes of the cache rectangle of ``rows`` requests of which the longest has ``tokens``."""
-    return rows * KV_STEP * math.ceil(tokens / KV_STEP) * kv_token_bytes
+    return rows * in_steps(tokens) * kv_token_bytes
+
+
+def band_of(tokens: int) -> int:
+    """Return the length band of a context: 0, 1 or 2."""
+    return sum(tokens > end for end in BANDS)
+
+
+def banded_bytes(lengths: Iterable[tuple[int, int]], *, kv_token_bytes: int) -> int:
+    """Bytes that requests together may come to take: the sum over bands of rows x longest, in whole steps.
+
+    lengths: of each request the tokens it holds by its next step, and the tokens it may end with. A request grows
+    through the bands in between, and may meet the others' length in each; the last one is its widest. Never less than
+    what they take at any time before the longest has ended. Source: node design 3.5.
+    """
+    requests = list(lengths)
+    widths = [0] * (len(BANDS) + 1)
+    for now, most in requests:
+        for band in range(band_of(now), band_of(most) + 1):
+            widths[band] = max(widths[band], min(most, (*BANDS, most)[band]))
+    return sum(kv_bytes(rows=1, tokens=widths[band_of(most)], kv_token_bytes=kv_token_bytes) for _, most in requests)
 
 
 def prefix_bytes(*, room_bytes: int, weights_bytes: int) -> int:

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Any, Self
 
 from . import runtime
+from .fit import in_steps
 
 
 class LaneCache:
@@ -27,6 +28,7 @@ class LaneCache:
 
     def update_and_fetch(self, keys: Any, values: Any) -> tuple[Any, Any]:
         """Append keys and values (rows, heads, tokens, size) and return all of them."""
+        self._grow(keys.shape[2])
         both: tuple[Any, Any] = self._rows.update_and_fetch(keys, values)
         return both
 
@@ -83,6 +85,8 @@ class LaneCache:
         self._rows.filter(list(keep))
         if len(keep) == 1:
             self._rows = self._rows.extract(0)
+        elif self._rows.keys is not None:
+            self._resize(in_steps(self._rows.size()))
 
     def extract(self, row: int) -> Any:
         """Return one row as a plain cache of exactly its length."""
@@ -108,6 +112,24 @@ class LaneCache:
         """Hand a single row over without copying it: the generator copies a batch only to drop the original."""
         return LaneCache(copy.copy(self._rows) if self._plain else copy.deepcopy(self._rows, memo))
 
+    def _grow(self, tokens: int) -> None:
+        """Make room in whole steps: mlx-lm adds them to whatever length it has, and would take up to one more."""
+        rows = self._rows
+        if rows.keys is not None and rows.size() + tokens > rows.keys.shape[2]:
+            self._resize(in_steps(rows.size() + tokens))
+
+    def _resize(self, length: int) -> None:
+        """Give keys and values exactly this length; what they hold stays."""
+        core, rows = runtime.mlx(), self._rows
+
+        def resized(array: Any) -> Any:
+            held = array[..., :length, :]
+            missing = [*array.shape[:2], length - held.shape[2], array.shape[3]]
+            return core.concatenate([held, core.zeros(missing, array.dtype)], axis=2) if missing[2] else held
+
+        if rows.keys.shape[2] != length:
+            rows.keys, rows.values = resized(rows.keys), resized(rows.values)
+
     @property
     def _plain(self) -> bool:
         return isinstance(self._rows, runtime.mlx_lm("models.cache").KVCache)
@@ -116,16 +138,21 @@ class LaneCache:
         return self._rows.merge([self._rows]) if self._plain else self._rows
 
 
-def lanes(model: Any, served: Any | None) -> Any | None:
-    """Return the caches to start a request with; None leaves the choice to the generator.
+def lanes(model: Any, served: Sequence[Any] | None = None) -> list[Any]:
+    """Return the caches to start a request with.
 
     served: plain caches of kept context, or None. Models whose layers need another kind of cache keep theirs.
     """
     module = runtime.mlx_lm("models.cache")
-    layers = served if served is not None else module.make_prompt_cache(model)
+    layers = list(served) if served is not None else module.make_prompt_cache(model)
     if any(type(layer) is not module.KVCache for layer in layers):
-        return served
+        return layers
     return [LaneCache(layer) for layer in layers]
+
+
+def plain(layers: Sequence[Any]) -> list[Any]:
+    """Return the caches of one request as mlx-lm's own, of exactly their length."""
+    return [layer.extract(0) if isinstance(layer, LaneCache) else layer for layer in layers]
 
 
 def cut(cache: Sequence[Any], surplus: int) -> list[Any] | None:

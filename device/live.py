@@ -81,7 +81,7 @@ class Live:
     """The engine's own record of one request: the truth, whatever a generator knows.
 
     ids: framed prompt.  max_tokens: as applied.  cached: leading ids served from kept context.  emitted: answer ids.
-    suspect: a step failed while it ran beside others; from then on it runs alone.
+    rebuilds: how often a step failed under it.  apart_until: so many tokens it answers apart from others, to be sure.
     """
 
     request: GenerateRequest = field(repr=False)
@@ -96,7 +96,8 @@ class Live:
     log: SignalLog | None = field(default_factory=SignalLog, repr=False)
     emitted: list[int] = field(default_factory=list, repr=False)
     cached: int = 0
-    suspect: bool = False
+    rebuilds: int = 0
+    apart_until: int = 0
     unsaid: int = 0
     submitted: float = field(default_factory=time.perf_counter)
     admitted: float = 0.0

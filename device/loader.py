@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from . import fit, runtime
-from .errors import BadRequest, DoesNotFit, ModelDamaged
+from .errors import BadRequest, DoesNotFit, EngineFailed, ModelDamaged
 from .manifest import Manifest, check_hashes, check_names_and_sizes, read_manifest, refuse_code
 from .memory import room_bytes
 
@@ -20,6 +20,7 @@ Weights = Literal["packed", "f32"]
 DEFAULT_CONTEXT = 8192  # where neither manifest nor model says less; longer contexts are asked for
 F32_SCALES = 1.2  # packed weights grow by about so much when their 16-bit scales become f32 (98 to 115 MB measured)
 F32, F16 = 4, 2  # bytes of one number
+_TOKENIZERS_WITHOUT_CACHE = ("WordPiece", "WordLevel")  # of the tokenizers library; BPE and Unigram have one
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,6 +29,7 @@ class Plan:
 
     weights_bytes: as they will lie in memory.  kv_token_bytes: of the cache, per token.
     prefix_bytes: what finished conversations may keep.  kv_budget_bytes: what running requests may take.
+    room_bytes: what this machine can give the process.
     """
 
     weights: Weights
@@ -36,6 +38,7 @@ class Plan:
     context_tokens: int
     prefix_bytes: int
     kv_budget_bytes: int
+    room_bytes: int
     note: str
 
 
@@ -82,18 +85,20 @@ def plan(folder: Path, *, context_tokens: int | None, cpu: bool, force: bool, ro
     return accept("packed", int(packed * F32_SCALES), kv_token=kv_token, note=note)
 
 
-def load(folder: Path, plan: Plan, *, check_contents: bool, report: Callable[[str], None] = lambda _: None) -> Loaded:
-    """Load what the plan says. check_contents: hash every file first. report: told each phase by name.
+def load(
+    folder: Path, plan: Plan, *, check_contents: bool, report: Callable[[str, int], None] = lambda _phase, _pct: None
+) -> Loaded:
+    """Load what the plan says. check_contents: hash every file first. report: told each phase and its percents.
 
     Raises ModelDamaged naming the file for anything that is not plain data or not what the manifest lists.
     """
-    report("verify")
+    report("verify", 0)
     manifest = read_manifest(folder)
     refuse_code(folder)
     check_names_and_sizes(folder, manifest)
     if check_contents:
-        check_hashes(folder, manifest)
-    report("weights")
+        check_hashes(folder, manifest, report=_percents(manifest, lambda pct: report("verify", pct)))
+    report("weights", 0)
     utils = runtime.mlx_lm("utils")
     model, config = utils.load_model(folder, lazy=True, trust_remote_code=False)
     if runtime.describe().path.startswith("cpu"):
@@ -101,9 +106,40 @@ def load(folder: Path, plan: Plan, *, check_contents: bool, report: Callable[[st
         if plan.weights == "f32":
             _unpack(model)
     runtime.mlx().eval(model.parameters())
-    report("tokenizer")
+    report("tokenizer", 0)
     tokenizer = utils.load_tokenizer(folder, eos_token_ids=_stop_ids(config, manifest))
     return Loaded(model=model, tokenizer=tokenizer, manifest=manifest, plan=plan)
+
+
+def keep_no_words(tokenizer: Any) -> None:
+    """Switch off the cache in which a tokenizer keeps the words it has seen; encoding takes a fifth longer without.
+
+    Raises EngineFailed where that cannot be done.
+    """
+    model = getattr(getattr(tokenizer, "backend_tokenizer", None), "model", None)
+    if type(model).__name__ in _TOKENIZERS_WITHOUT_CACHE:
+        return
+    resize = getattr(model, "_resize_cache", None)
+    if resize is None:
+        kind = f"{type(tokenizer).__name__}/{type(model).__name__}"
+        raise EngineFailed(
+            f"this model's tokenizer ({kind}) may keep words of past requests and offers no way to switch that off; "
+            f"a node needs another model, or the release of the tokenizers library that hybrid-pcc was tested with"
+        )
+    resize(0)
+
+
+def _percents(manifest: Manifest, told: Callable[[int], None]) -> Callable[[int], None]:
+    """Turn bytes done, piece by piece, into whole percents, each told once."""
+    done, total = 0, manifest.size_bytes()
+
+    def add(count: int) -> None:
+        nonlocal done
+        before, done = done, done + count
+        if done * 100 // total > before * 100 // total:
+            told(done * 100 // total)
+
+    return add
 
 
 def vocabulary(loaded: Loaded) -> int:
@@ -150,6 +186,7 @@ def _accept(
         context_tokens=context,
         prefix_bytes=prefix,
         kv_budget_bytes=max(one_row, mark - fixed),
+        room_bytes=room,
         note=note,
     )
 

@@ -4,6 +4,8 @@ A kept cache is as private as the words it came from: same partition, or nothing
 a batch but never changed, so one kept conversation can serve several branches. Source: device design 6.1, 6.2.
 """
 
+import math
+import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -14,11 +16,12 @@ MIN_REUSE = 8  # fewer shared tokens than this are not worth a copy
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Kept:
-    """One conversation: the ids its cache holds, the cache, its bytes."""
+    """One conversation: the ids its cache holds, the cache, its bytes, and until when it may be kept."""
 
     ids: tuple[int, ...] = field(repr=False)
     cache: Sequence[Any] = field(repr=False)
     nbytes: int
+    until: float
 
 
 class PrefixCache:
@@ -26,23 +29,34 @@ class PrefixCache:
 
     limit_bytes: of all partitions together; 0 keeps nothing.  cut: returns a list of layer caches without the last n
     tokens, leaving the given one unchanged, or None where that cannot be done (:func:`device.lane.cut`).
+    age_s: nothing is kept longer; None: no such limit.  The partition without a name keeps nothing.
     """
 
-    def __init__(self, limit_bytes: int, *, cut: Callable[[Sequence[Any], int], list[Any] | None]) -> None:
+    def __init__(
+        self,
+        limit_bytes: int,
+        *,
+        cut: Callable[[Sequence[Any], int], list[Any] | None],
+        age_s: float | None = None,
+        now: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._limit = limit_bytes
         self._cut = cut
+        self._age_s = math.inf if age_s is None else age_s
+        self._now = now
         self._kept: OrderedDict[tuple[str, tuple[int, ...]], Kept] = OrderedDict()
 
     @property
     def nbytes(self) -> int:
         """Bytes of all that is kept."""
-        return sum(kept.nbytes for kept in self._kept.values())
+        return sum(kept.nbytes for kept in list(self._kept.values()))
 
     def take(self, partition: str, ids: Sequence[int]) -> tuple[int, Any | None]:
         """Return how many leading ids are served, and a cache of exactly those; (0, None) for none.
 
         At least one id is always left to feed: a generator cannot start from nothing.
         """
+        self.forget_old()
         best, shared = None, 0
         for key, kept in self._kept.items():
             length = min(common(kept.ids, ids), len(ids) - 1) if key[0] == partition else 0
@@ -58,14 +72,22 @@ class PrefixCache:
     def put(self, partition: str, ids: Sequence[int], cache: Sequence[Any]) -> None:
         """Keep a conversation; shorter ones it continues are dropped, and old ones until the limit holds."""
         nbytes = sum(layer.nbytes for layer in cache)
-        if not ids or nbytes > self._limit:
+        if not partition or not ids or nbytes > self._limit:
             return
         whole = tuple(ids)
         for key in [key for key in self._kept if key[0] == partition and common(key[1], whole) == len(key[1])]:
             del self._kept[key]
-        self._kept[partition, whole] = Kept(ids=whole, cache=cache, nbytes=nbytes)
+        self._kept[partition, whole] = Kept(ids=whole, cache=cache, nbytes=nbytes, until=self._now() + self._age_s)
         while self.nbytes > self._limit:
             self._kept.popitem(last=False)
+
+    def forget_old(self) -> float | None:
+        """Forget what is too old; returns in how many seconds there will be more to forget, None for never."""
+        now = self._now()
+        for key in [key for key, kept in self._kept.items() if kept.until <= now]:
+            del self._kept[key]
+        soonest = min((kept.until for kept in self._kept.values()), default=math.inf)
+        return soonest - now if soonest < math.inf else None
 
     def release(self, partition: str) -> None:
         """Forget everything of one partition."""

@@ -13,6 +13,7 @@ from typing import Any
 from hybrid.wire.types import Sampling
 
 from . import runtime, signals
+from .errors import bare
 
 PENALTY_WINDOW = 20  # tokens the repetition penalty looks back, mlx-lm's default
 DRAWN_SEED_BITS = 53  # a seed drawn here survives JSON readers that know only doubles
@@ -44,7 +45,7 @@ class Chooser:
             token = self._choose(scores)
             self._note(scores, token)
         except Exception as error:  # noqa: BLE001 - whatever it is, it must not reach the neighbours' step
-            self.error = error
+            self.error = bare(error)
             token = self._core.argmax(scores, axis=-1)
         self._position += 1
         return token
@@ -98,7 +99,7 @@ class Guarded:
         try:
             return self._process(tokens, scores)
         except Exception as error:  # noqa: BLE001 - as in Chooser
-            self.error = error
+            self.error = bare(error)
             return scores
 
 

@@ -1,76 +1,113 @@
-"""mlx-lm's BatchGenerator with our limits and our clock: chunks sized by time, memory wired by need, speeds measured.
+"""One of mlx-lm's BatchGenerators with the answers that run in it, one decode step at a time.
 
-It belongs to the engine's thread and knows requests by the generator's numbers only.
+It belongs to the engine's thread. What it relies on in mlx-lm is held by tests/device/test_scheduler_contract.py.
 """
 
-import time
-from collections.abc import Sequence
+from collections.abc import Iterator
 from typing import Any
 
 from . import runtime
-from .lane import lanes
+from .lane import plain
 from .live import Live
 from .loader import Loaded
 
-CHUNK_S = 0.2  # one prefill chunk should take so long: what a neighbour, or a cancel, waits at most
-CHUNK_MIN, CHUNK_MAX, CHUNK_MIN_SLOW = 32, 512, 8
-WARM_UP_TOKENS = 16
 WIRED_SHARE = 0.9  # of what the device recommends
-SMOOTHING = 0.3  # weight of the newest measurement in a moving average
 
 
 class Steps:
-    """Runs up to ``max_rows`` requests side by side, one step at a time."""
+    """Up to ``max_rows`` answers side by side. Prompts come here read but for their last token."""
 
     def __init__(self, loaded: Loaded, *, max_rows: int) -> None:
         self._loaded = loaded
         self._max_rows = max_rows
         self._core = runtime.mlx()
         self._stops = [[token] for token in sorted(loaded.tokenizer.eos_token_ids)]
-        self._chunk_min = CHUNK_MIN_SLOW if runtime.describe().path == "cpu-slow" else CHUNK_MIN
-        self.decode_tps = 0.0
-        self.prefill_tps = self._warm_up()
+        self._rows: dict[int, Live] = {}
         self._generator = self._new()
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __contains__(self, live: Live) -> bool:
+        return any(row is live for row in self.lives)
+
+    @property
+    def lives(self) -> list[Live]:
+        """What runs here; callable from any thread."""
+        return list(self._rows.values())
 
     @property
     def cache_bytes(self) -> int:
-        """Bytes of the caches of running requests."""
+        """Bytes of the caches as they are."""
         return int(self._generator.prompt_cache_nbytes)
 
-    def insert(self, live: Live, ids: list[int], shared: int, served: Any | None) -> int:
-        """Add a request that starts from ``ids``, of which ``served`` holds the first ``shared``; return its number."""
-        cache = lanes(self._loaded.model, served)
-        numbers = self._generator.insert(
-            [ids[shared:]],
+    def insert(self, live: Live, ids: list[int], cache: list[Any]) -> None:
+        """Add a request whose cache holds all of ``ids`` but the last. Raises ValueError and leaves all as it was."""
+        (number,) = self._generator.insert(
+            [ids[-1:]],
             max_tokens=[live.max_tokens - len(live.emitted)],
-            caches=[cache] if cache is not None else None,
-            all_tokens=[ids[:shared]],
+            caches=[cache],
+            all_tokens=[ids[:-1]],
             samplers=[live.chooser],
             logits_processors=[live.processors],
         )
-        return int(numbers[0])
+        self._rows[number] = live
 
-    def next(self) -> tuple[Sequence[Any], Sequence[Any]]:
-        """Run one step; returns the library's responses for prompts and for tokens. Raises whatever a model raises."""
-        chunk = int(max(self._chunk_min, min(self.prefill_tps * CHUNK_S, CHUNK_MAX)))
-        self._generator.prefill_step_size = chunk
-        begun = time.perf_counter()
-        prompts, tokens = self._generator.next()
-        self._measure(prompts, tokens, chunk, time.perf_counter() - begun)
-        return prompts, tokens
+    def next(self) -> Iterator[tuple[Live, Any]]:
+        """Run one step; yields each request with the library's response, while it runs here.
 
-    def remove(self, number: int, *, with_cache: bool) -> tuple[Any, list[int]] | None:
-        """Take a request out; returns its cache and the ids in it where asked for."""
-        removed: dict[int, tuple[Any, list[int]]] = self._generator.remove([number], return_prompt_caches=with_cache)
-        return removed.get(number)
+        Raises whatever a model raises: then nothing of this generator can be trusted, see :meth:`renew`.
+        """
+        _, responses = self._generator.next()
+        return self._running(responses)
 
-    def renew(self) -> None:
-        """Throw the generator away with all that runs in it."""
+    def _running(self, responses: list[Any]) -> Iterator[tuple[Live, Any]]:
+        responses.reverse()
+        while responses:
+            response = responses.pop()  # a finished one carries a copy of its cache: it must not stay in a list
+            live = self._rows.get(response.uid)
+            if live is not None:
+                if response.finish_reason is not None:
+                    del self._rows[response.uid]
+                yield live, response
+
+    def remove(self, live: Live, *, with_cache: bool) -> tuple[list[Any], list[int]] | None:
+        """Take a request out before its next step; returns its plain cache and the ids in it where asked for.
+
+        Raises whatever a kernel raises; the request is then still in the table.
+        """
+        number = self._number(live)
+        removed = self._generator.remove([number], return_prompt_caches=with_cache)
+        del self._rows[number]
+        if not with_cache:
+            return None
+        cache, ids = removed[number]
+        return plain(cache), list(ids)
+
+    def drop(self, live: Live) -> None:
+        """Forget a request; only before :meth:`renew`, since the generator still runs it."""
+        del self._rows[self._number(live)]
+
+    def _number(self, live: Live) -> int:
+        return next(number for number, row in self._rows.items() if row is live)
+
+    def forget(self) -> None:
+        """Drop what mlx-lm holds of the last step when nobody runs any more: scores and tokens of ended answers."""
+        if not self._rows:
+            batch = self._generator._generation_batch  # noqa: SLF001 - it offers no other way
+            batch._current_tokens, batch._current_logprobs = None, []  # noqa: SLF001 - as above
+
+    def renew(self) -> list[Live]:
+        """Throw the generator away and return what ran in it."""
+        lives = self.lives
+        self._rows.clear()
         self._generator.close()
         self._generator = self._new()
+        return lives
 
     def close(self) -> None:
         """Free the generator here: its own destructor would run on whatever thread collects it."""
+        self._rows.clear()
         self._generator.close()
         del self._generator
 
@@ -79,8 +116,7 @@ class Steps:
             self._loaded.model,
             stop_tokens=self._stops,
             completion_batch_size=self._max_rows,
-            prefill_batch_size=1,
-            prefill_step_size=CHUNK_MAX,
+            prefill_batch_size=1,  # a lone row is handed over without a copy (lane.py)
         )
         self._limit_wired()
         return generator
@@ -91,28 +127,3 @@ class Steps:
         if most:
             plan = self._loaded.plan
             self._core.set_wired_limit(min(plan.weights_bytes + plan.kv_budget_bytes, int(WIRED_SHARE * int(most))))
-
-    def _warm_up(self) -> float:
-        """Read a short prompt twice: the first time pays for pages and kernels, the second gives a first speed."""
-        make = runtime.mlx_lm("models.cache").make_prompt_cache
-        speed = 0.0
-        with self._core.stream(runtime.mlx_lm("generate").generation_stream):
-            for _ in range(2):
-                begun = time.perf_counter()
-                prompt = self._core.array([[0] * WARM_UP_TOKENS])
-                self._core.eval(self._loaded.model(prompt, cache=make(self._loaded.model)))
-                speed = WARM_UP_TOKENS / max(time.perf_counter() - begun, 1e-6)
-        return speed
-
-    def _measure(self, prompts: Sequence[Any], tokens: Sequence[Any], chunk: int, took: float) -> None:
-        """Learn from steps that did one thing only; a last, short chunk says little about speed."""
-        if tokens and not prompts:
-            self.decode_tps = _smooth(self.decode_tps, len(tokens) / took)
-        elif prompts and not tokens and not any(prompt.end_of_prompt for prompt in prompts):
-            fed = min(chunk, prompts[0].progress[0])
-            if fed >= min(chunk, WARM_UP_TOKENS):
-                self.prefill_tps = _smooth(self.prefill_tps, fed / took)
-
-
-def _smooth(old: float, new: float) -> float:
-    return new if old == 0.0 else (1 - SMOOTHING) * old + SMOOTHING * new

@@ -76,8 +76,10 @@ class AsyncClient:
     deployment in the trust file; None means device only.  policy: a ``Mode`` or its name; ``only_on_device`` and
     ``prefer_on_device`` are ceilings for every call unless ``allow_relax``.
     trust: what the node must prove, or a trust file; None looks the node up in the user's own.
-    node_token: the access key of a node that asks for one.  threshold: score from which the node is asked; None is the
-    router's own.  on_handoff: ``always``, ``never``, ``ask``, or a callable that gets the ``HandoffPlan``.
+    node_token: the access key of a node that asks for one.
+    node_ca: the authority of the node's TLS certificate, a PEM file or its bytes, in place of the public ones; with it,
+    TLS is spoken on loopback too.  threshold: score from which the node is asked; None is the router's own.
+    on_handoff: ``always``, ``never``, ``ask``, or a callable that gets the ``HandoffPlan``.
     timeout: seconds for a whole turn.  max_retries: further attempts at the node before the first token.
     offline: no connection beyond loopback; ``HYBRID_OFFLINE=1`` has the same effect and cannot be undone here.
     engine: anything with the ``Engine`` protocol, instead of the on-device model.  on_event: sees every event.
@@ -96,6 +98,7 @@ class AsyncClient:
         allow_relax: bool = False,
         trust: "Policy | str | Path | None" = None,
         node_token: "str | bytes" = b"",
+        node_ca: "str | Path | bytes | None" = None,
         threshold: float | None = None,
         on_handoff: "Consent" = "always",
         timeout: "Timeout | float | None" = None,
@@ -123,6 +126,7 @@ class AsyncClient:
                 node=node,
                 trust=Path(trust).expanduser() if isinstance(trust, str) else trust,
                 node_token=node_token.encode() if isinstance(node_token, str) else node_token,
+                node_ca=Path(node_ca).expanduser() if isinstance(node_ca, str) else node_ca,
                 on_handoff=on_handoff,
                 timeout=timeout,
                 max_retries=max_retries,
@@ -278,6 +282,7 @@ class AsyncClient:
             threshold=self._threshold,
             current_route=transcript.current_route,
             partition=transcript.partition,
+            cache_salt=transcript.cache_salt,
         )
 
     def _pinnable(self, route: Route | str | None) -> Route | None:
@@ -297,7 +302,7 @@ class AsyncClient:
 
 def one_turn(system: str | None) -> dict[str, Any]:
     """Return what a call outside any conversation runs in: a transcript of its own, forgotten afterwards."""
-    return {"transcript": Transcript(system=system), "keep": False}
+    return {"transcript": Transcript(system=system, cache_salt=b""), "keep": False}
 
 
 def from_config(settings: config.Config, given: Mapping[str, Any]) -> dict[str, Any]:
@@ -311,6 +316,7 @@ def from_config(settings: config.Config, given: Mapping[str, Any]) -> dict[str, 
         "models": settings.models,
         "node": settings.node,
         "node_token": config.read_token(settings.node_token_file),
+        "node_ca": settings.node_ca_file if isinstance(given.get("node", ""), str | None) else None,
         "policy": settings.policy,
         "trust": Policy.pinned(key) if key else deciding(settings),
         "threshold": settings.threshold,

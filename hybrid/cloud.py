@@ -99,7 +99,7 @@ def retry_hint(trailing: Sequence[tuple[str, str | bytes]]) -> float | None:
 class GrpcTransport:
     """One connection to ``host:port`` or ``unix:PATH``, made on first use and again after it broke.
 
-    root_certificates: PEM of the roots to trust for TLS; given, TLS is used on loopback too.
+    root_certificates: PEM of the roots to trust for TLS, in place of gRPC's own; given, TLS is used on loopback too.
     """
 
     def __init__(
@@ -244,17 +244,13 @@ class GrpcTransport:
         return grpc.aio.secure_channel(peer.target, credentials, options=OPTIONS + name)
 
     def _secure(self, peer: Peer) -> bool:
-        return self._roots is not None or not peer.is_loopback
+        return not self._parsed.path and (self._roots is not None or not peer.is_loopback)
 
     async def _refusal(self) -> RemoteError:
-        why = ""
-        if self._peer is not None and self._secure(self._peer) and not self._parsed.path:
-            why = await diagnose_tls(self._parsed, self._roots, self._connect_s)
-        if why:
-            return APIConnectionError(
-                f"no TLS connection to {self.address}: {why}",
-                hint="off this machine TLS is required: start the node with a certificate this device trusts",
-            )
+        if self._peer is not None and self._secure(self._peer):
+            trouble = await diagnose_tls(self._parsed, self._roots, self._connect_s)
+            if trouble:
+                return APIConnectionError(f"no TLS connection to {self.address}: {trouble.why}", hint=trouble.hint)
         return APIConnectionError(f"nothing answers at {self.address}", hint="start the node, or check its address")
 
 

@@ -36,7 +36,8 @@ class Ask:
     """One call, as values.
 
     history: system text and earlier turns, oldest first.  wished: the sampling fields the caller named; the others are
-    the answering model's own.  partition: whose cached context may be reused.
+    the answering model's own.  partition: whose cached context may be reused on the device.
+    cache_salt: names it to a node's cache; empty where no turn follows.
     """
 
     turn: tuple[Labelled, ...]
@@ -48,6 +49,7 @@ class Ask:
     threshold: float | None = None
     current_route: Route | None = None
     partition: str = "default"
+    cache_salt: bytes = field(default=b"", repr=False)
 
     @property
     def labels(self) -> Labels:
@@ -59,7 +61,7 @@ class Ask:
         """The whole request, as the device may read it. Raises ConfigurationError when nothing is asked."""
         messages = tuple(labelled.message for labelled in (*self.history, *self.turn))
         try:
-            return GenerateRequest(messages=messages, sampling=self.sampling)
+            return GenerateRequest(messages=messages, sampling=self.sampling, cache_salt=self.cache_salt)
         except ValueError as error:
             raise ConfigurationError(str(error), hint="ask something") from None
 

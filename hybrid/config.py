@@ -18,6 +18,8 @@ from .routing.policy import Mode
 PROJECT_FILE = "hybrid.toml"
 USER_FILE = "config.toml"
 OTHERS_READ = 0o077
+GROUP_GIVES = 0o037  # of somebody else's file: it was given to us through its group, as Kubernetes gives secrets
+DER = b"\x30"  # how a certificate begins that is not PEM
 LAYERS = ("user", "project", "environment", "flag")
 TRUE = frozenset({"1", "true", "yes", "on"})
 FALSE = frozenset({"", "0", "false", "no", "off"})
@@ -29,6 +31,7 @@ KEYS: Mapping[str, tuple[str, str, bool]] = {
     "node.address": ("node", "HYBRID_NODE", False),
     "node.key": ("node_key", "HYBRID_NODE_KEY", False),
     "node.token_file": ("node_token_file", "HYBRID_NODE_TOKEN_FILE", False),
+    "node.ca_file": ("node_ca_file", "HYBRID_NODE_CA_FILE", False),
     "trust": ("trust", "HYBRID_TRUST", False),
     "policy": ("policy", "HYBRID_POLICY", True),
     "threshold": ("threshold", "HYBRID_THRESHOLD", True),
@@ -46,6 +49,7 @@ class Config:
 
     models: folder of the model store.  node: ``host:port``.  node_key: the key the node printed.  timeout: seconds.
     node_token_file: holds the access key of a node that asks for one.  trust: a trust file in place of the usual one.
+    node_ca_file: PEM of the authority that vouches for the node's TLS certificate, in place of the public ones.
     receipts: ``keep`` or ``off``.  state: folder in which receipts and the newest log checkpoints are kept.
     origin: who set each value: ``user``, ``project``, ``environment`` or ``flag``.
     """
@@ -55,6 +59,7 @@ class Config:
     node: str | None = None
     node_key: str | None = field(default=None, repr=False)
     node_token_file: Path | None = None
+    node_ca_file: Path | None = None
     trust: Path | None = None
     policy: Mode = Mode.AUTO
     threshold: float | None = None
@@ -107,15 +112,44 @@ def read_token(path: Path | None) -> bytes:
     if path is None:
         return b""
     try:
-        shared = path.stat().st_mode & OTHERS_READ
+        found = path.stat()
         token = path.read_bytes().strip()
     except OSError as error:
         raise ConfigurationError(f"{path} cannot be read: {error.strerror or type(error).__name__}") from None
-    if shared:
+    if found.st_mode & (OTHERS_READ if found.st_uid == os.geteuid() else GROUP_GIVES):
         raise ConfigurationError(f"{path} holds an access key and may be read by others", hint=f"chmod 600 {path}")
     if not token:
         raise ConfigurationError(f"{path} holds no access key")
     return token
+
+
+def read_roots(given: bytes | Path | None) -> bytes | None:
+    """Return the PEM of an authority's certificates, as bytes or from a file; None where none is named.
+
+    Raises ConfigurationError for a file that can't be read and for what holds no certificate.
+    """
+    if given is None or isinstance(given, bytes):
+        return _checked_roots(given, "node_ca")
+    try:
+        return _checked_roots(given.read_bytes(), str(given))
+    except OSError as error:
+        raise ConfigurationError(f"{given} cannot be read: {error.strerror or type(error).__name__}") from None
+
+
+def _checked_roots(pem: bytes | None, where: str) -> bytes | None:
+    from .peers import tls_context
+
+    if pem is None:
+        return None
+    if pem.startswith(DER):
+        how = "openssl x509 -inform DER -in FILE -out ca.pem makes one"
+        raise ConfigurationError(f"{where} is a certificate in DER form, and PEM is needed", hint=how)
+    try:
+        tls_context(pem)
+    except ConfigurationError:
+        how = "give the certificate of the authority that signed the node's, in PEM form, such as ca.crt"
+        raise ConfigurationError(f"{where} holds no certificate", hint=how) from None
+    return pem
 
 
 def default_user_file() -> Path:
@@ -245,6 +279,7 @@ _READ = {
     "node": _text,
     "node_key": _text,
     "node_token_file": _path,
+    "node_ca_file": _path,
     "trust": _path,
     "policy": read_mode,
     "threshold": _number,

@@ -15,7 +15,7 @@ from .compose import Labelled
 from .errors import ConfigurationError
 from .routing.labels import LabelReason, Segment, derived
 from .routing.policy import Mode
-from .wire.types import Message, Role, Route
+from .wire.types import MAX_SALT_BYTES, Message, Role, Route
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -45,13 +45,18 @@ class LabelledMessage:
 
 @dataclass(slots=True, kw_only=True)
 class Transcript:
-    """What has been said, with labels. Each turn is a tuple of messages, so that ``undo`` takes back a whole one."""
+    """What has been said, with labels. Each turn is a tuple of messages, so that ``undo`` takes back a whole one.
+
+    partition: names its cached context on the device.  cache_salt: names it to a node's prefix cache, inside the seal;
+    a new conversation, also one that was loaded, has another.
+    """
 
     system: str | None = None
     turns: list[tuple[Labelled, ...]] = field(default_factory=list)
     routes: list[Route] = field(default_factory=list)
     pinned: Route | None = None
     partition: str = field(default_factory=lambda: secrets.token_hex(16))
+    cache_salt: bytes = field(default_factory=lambda: secrets.token_bytes(MAX_SALT_BYTES), repr=False)
     last: "Reply | None" = None
 
     @property
@@ -87,6 +92,7 @@ class Transcript:
         """Forget every turn; the system text and a pin stay."""
         self.turns, self.routes, self.last = [], [], None
         self.partition = secrets.token_hex(16)
+        self.cache_salt = secrets.token_bytes(MAX_SALT_BYTES)
 
     def messages(self) -> tuple[LabelledMessage, ...]:
         """Return the transcript as plain values with labels."""

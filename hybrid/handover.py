@@ -156,7 +156,9 @@ class Handover:
             if transport is None:
                 from .cloud import GrpcTransport
 
-                transport = GrpcTransport(self._settings.address, timeout=limits)
+                transport = GrpcTransport(
+                    self._settings.address, timeout=limits, root_certificates=self._settings.roots
+                )
             verifier, folder = Verifier(policy), self._settings.folder
             self._cloud = CloudEngine(
                 transport,

@@ -17,6 +17,13 @@ from .errors import APIConnectionError, ConfigurationError
 ADDRESS_HINT = "write it as host:port, [IPv6]:port or unix:/path, for example 127.0.0.1:8443"
 HOST_PORT = re.compile(r"(?:\[(?P<six>[0-9A-Fa-f:.]+)\]|(?P<host>[A-Za-z0-9._-]+)):(?P<port>[0-9]{1,5})")
 MAX_PORT = 65_535
+CA_HINT = "if its operator has an authority of their own, name its certificate: node_ca='ca.crt', or --node-ca ca.crt"
+OTHER_CA_HINT = "ask its operator for the certificate of the authority that signed it"
+NEEDS_TLS = "off this machine TLS is required: start the node with a certificate this device trusts"
+PLAIN_HINT = "start the node with a certificate; only one on this machine needs none, and then no node_ca or --node-ca"
+ROUTER_HINT = "it is a node behind a router: connect to the router's address"
+OTHER_NAME = (62, 64)  # X509_V_ERR_HOSTNAME_MISMATCH, X509_V_ERR_IP_ADDRESS_MISMATCH
+WRONG_TIME = {9: "is not valid yet", 10: "has expired"}  # X509_V_ERR_CERT_NOT_YET_VALID, _HAS_EXPIRED
 
 Resolver = Callable[[str, int], Awaitable[Sequence[str]]]
 
@@ -87,19 +94,47 @@ def tls_context(roots: bytes | None) -> ssl.SSLContext:
     return context
 
 
-async def diagnose_tls(address: Address, roots: bytes | None, within_s: float) -> str:
-    """Say why a TLS connection fails, by trying one of our own; empty when nothing answers there at all."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TlsTrouble:
+    """Why no TLS connection comes about, and what to do about it."""
+
+    why: str
+    hint: str
+
+
+async def diagnose_tls(address: Address, roots: bytes | None, within_s: float) -> TlsTrouble | None:
+    """Say why a TLS connection fails, by trying one of our own; None when nothing answers there at all."""
     context = tls_context(roots)
     try:
         async with asyncio.timeout(within_s):
-            _, writer = await asyncio.open_connection(address.host, address.port, ssl=context)
-    except ssl.SSLCertVerificationError:
-        return "its certificate is not trusted or is for another name"
+            reader, writer = await asyncio.open_connection(address.host, address.port, ssl=context)
+    except ssl.SSLCertVerificationError as error:
+        return _of_certificate(error.verify_code, address, named=roots is not None)
     except ssl.SSLError:
-        return "it does not speak TLS 1.3"
+        return TlsTrouble(why="it does not speak TLS 1.3", hint=PLAIN_HINT if roots else NEEDS_TLS)
     except (OSError, TimeoutError):
-        return ""
-    writer.close()
-    with contextlib.suppress(OSError):  # ssl.SSLError is one
-        await writer.wait_closed()
-    return ""
+        return None
+    try:
+        async with asyncio.timeout(within_s):
+            await reader.read(1)  # with TLS 1.3 a server says only now that it wanted a certificate of ours
+    except ssl.SSLError:
+        return TlsTrouble(why="it lets in only callers with a certificate of its own", hint=ROUTER_HINT)
+    except (OSError, TimeoutError):
+        return None
+    finally:
+        writer.close()
+        with contextlib.suppress(OSError):  # ssl.SSLError is one
+            await writer.wait_closed()
+    return None if roots else TlsTrouble(why="its authority is known to this device, not to gRPC", hint=CA_HINT)
+
+
+def _of_certificate(code: int, address: Address, *, named: bool) -> TlsTrouble:
+    """Say what OpenSSL's verdict (``X509_V_ERR_*``) means for whoever connects. named: they gave an authority."""
+    if code in OTHER_NAME:
+        hint = "connect by a name or address that it is for, or have its operator add this one"
+        return TlsTrouble(why=f"its certificate is for another name than {address.host}", hint=hint)
+    if code in WRONG_TIME:
+        hint = "its operator renews it; or the clock of this device is wrong"
+        return TlsTrouble(why=f"its certificate {WRONG_TIME[code]}", hint=hint)
+    by = "the authority you named" if named else "this device"
+    return TlsTrouble(why=f"its certificate is not trusted by {by}", hint=OTHER_CA_HINT if named else CA_HINT)

@@ -72,7 +72,8 @@ def _limit() -> RemoteError:
 
 
 def _token() -> RemoteError:
-    return NodeAuthError("the node refuses this client's credentials", hint="ask the node's operator for access")
+    hint = "give the access key that its operator gave you: node_token=..., or --node-token-file FILE"
+    return NodeAuthError("the node refuses this client's credentials", hint=f"{hint}; it may have been revoked")
 
 
 def _deadline() -> RemoteError:

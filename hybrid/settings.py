@@ -6,6 +6,7 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol
 
+from .config import read_roots
 from .errors import ConfigurationError
 from .exchange import Timeout
 from .gate import Consent
@@ -38,15 +39,17 @@ class Settings:
 
     trust: a policy, or a trust file; None looks the node up in the user's own.  node: an address, or the name of a
     deployment in that file.  node_token: the access key of a node that asks for one.
+    node_ca: the authority of its TLS certificate, PEM or a file of it; None for the public ones.
     receipts: whether answers leave a receipt file.  state: folder for those and for what is seen of the log; None is
     the platform's, and none at all with a transport of one's own.
-    policy: what the node must prove, once settled.
+    policy: what the node must prove, once settled.  roots: PEM of the authority, once read.
     """
 
     model: str | None = None
     models: Path | None = None
     node: str | NodeAddress | None = None
     node_token: bytes = field(default=b"", repr=False)
+    node_ca: bytes | Path | None = field(default=None, repr=False)
     trust: Policy | Path | None = None
     on_handoff: Consent = "always"
     timeout: Timeout | float | None = None
@@ -56,6 +59,7 @@ class Settings:
     state: Path | None = None
     transport: "Transport | None" = field(default=None, repr=False)
     policy: Policy | None = field(default=None, init=False)
+    roots: bytes | None = field(default=None, init=False, repr=False)
 
     def __post_init__(self) -> None:
         """Refuse a node without a key, and values that mean nothing. Raises ConfigurationError."""
@@ -66,6 +70,7 @@ class Settings:
         if len(self.node_token) > MAX_TOKEN_BYTES:
             raise ConfigurationError(f"an access key has at most {MAX_TOKEN_BYTES} bytes")
         as_timeout(self.timeout)
+        object.__setattr__(self, "roots", read_roots(self.node_ca))
         if not self.has_node:
             return
         object.__setattr__(self, "policy", self._settled())

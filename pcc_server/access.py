@@ -1,11 +1,16 @@
 """Who is let in: anybody, holders of a key, or whoever the router has let in already (SPEC 7, 10).
 
 A key is 32 random bytes in base64 behind ``pcc_``; the file holds its SHA-256 alone, so reading the file gives no key.
-Judged before anything is decrypted. Anonymous tokens would be one more ``Admission``.
+Judged before anything is decrypted. Anonymous tokens would be one more ``Access``.
+
+A key is limited in requests at once, requests a minute, and tokens of prompt a minute. The gateway sees no token: it
+charges what the sealed body's size allows at most, one token for every four bytes of its bucket, so that a long prompt
+pays for the prefill that it costs.
 """
 
 import hashlib
 import hmac
+import itertools
 import re
 import time
 from collections.abc import Callable, Iterator
@@ -20,52 +25,69 @@ from .errors import CONFIG_EXIT, Limit, StartFailure, TokenRefused
 from .events import Event
 from .rate import Rate
 
-HEADER = "# id sha256 requests-per-minute/at-once"
+HEADER = "# id sha256 requests-per-minute/at-once/prompt-tokens-per-minute"
 KEY_ID = re.compile(r"[a-z0-9][a-z0-9._-]{0,31}")
 MAX_KEYS = 10_000
-MAX_PER_MINUTE, MAX_AT_ONCE = 60_000, 1_000
-_LINE = re.compile(r"(?P<id>\S+) (?P<digest>[0-9a-f]{64}) (?P<minute>[0-9]{1,6})/(?P<once>[0-9]{1,4})")
+MAX_PER_MINUTE, MAX_AT_ONCE, MAX_TOKENS_PER_MINUTE = 60_000, 1_000, 100_000_000
+TOKENS_PER_MINUTE = 400_000  # of a key whose line names none: the largest request there is, and half as much
+BYTES_PER_TOKEN = 4  # of English; other scripts take more bytes, so nobody pays for more than it is
+ANYBODY = 0  # the tenant of requests without a key
+_LINE = re.compile(
+    r"(?P<id>\S+) (?P<digest>[0-9a-f]{64}) (?P<minute>[0-9]{1,6})/(?P<once>[0-9]{1,4})(?:/(?P<tokens>[0-9]{1,9}))?"
+)
 _RELOAD_S = 1.0  # how long a revoked key may go on at most
 
 
-class Admission(Protocol):
+class Access(Protocol):
     """Judges the token of one request and counts it while it runs."""
 
-    def enter(self, token: bytes) -> AbstractContextManager[None]:
-        """Let a request in for as long as the context lasts. Raises TokenRefused, Limit."""
+    def enter(self, token: bytes, *, size_bytes: int) -> AbstractContextManager[int]:
+        """Let a request in for as long as the context lasts, and say whose it is: a small number for each key.
+
+        size_bytes: of the sealed body.  Raises TokenRefused, Limit.
+        """
 
 
 class Anybody:
     """No key is asked for: an open node, or one whose router has asked already."""
 
-    def enter(self, _token: bytes) -> AbstractContextManager[None]:
-        """Let it in."""
-        return nullcontext()
+    def enter(self, _token: bytes, *, size_bytes: int) -> AbstractContextManager[int]:  # noqa: ARG002 - the same door
+        """Let it in, as nobody in particular."""
+        return nullcontext(ANYBODY)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AccessKey:
-    """One line of the file. per_minute, at_once: how many requests it may make."""
+    """One line of the file. per_minute, at_once: how many requests it may make; tokens: of prompt a minute."""
 
     id: str
     digest: bytes = field(repr=False)
     per_minute: int = 60
     at_once: int = 4
+    tokens: int = TOKENS_PER_MINUTE
 
     def encode(self) -> str:
         """Write the line."""
-        return f"{self.id} {self.digest.hex()} {self.per_minute}/{self.at_once}"
+        return f"{self.id} {self.digest.hex()} {self.per_minute}/{self.at_once}/{self.tokens}"
 
     @classmethod
     def parse(cls, line: str) -> Self:
         """Read a line. Raises ValueError saying what it should look like."""
         found = _LINE.fullmatch(line)
         if not found or not KEY_ID.fullmatch(found["id"]):
-            raise ValueError("a key reads: id, SHA-256 in hexadecimal, requests per minute/at once")
+            raise ValueError("a key reads: id, SHA-256 in hexadecimal, requests per minute/at once/tokens per minute")
         per_minute, at_once = int(found["minute"]), int(found["once"])
-        if not (1 <= per_minute <= MAX_PER_MINUTE and 1 <= at_once <= MAX_AT_ONCE):
-            raise ValueError(f"a key's limits lie between 1/1 and {MAX_PER_MINUTE}/{MAX_AT_ONCE}")
-        return cls(id=found["id"], digest=bytes.fromhex(found["digest"]), per_minute=per_minute, at_once=at_once)
+        tokens = int(found["tokens"] or TOKENS_PER_MINUTE)
+        most = (MAX_PER_MINUTE, MAX_AT_ONCE, MAX_TOKENS_PER_MINUTE)
+        if not all(1 <= given <= limit for given, limit in zip((per_minute, at_once, tokens), most, strict=True)):
+            raise ValueError(f"a key's limits lie between 1/1/1 and {'/'.join(map(str, most))}")
+        digest = bytes.fromhex(found["digest"])
+        return cls(id=found["id"], digest=digest, per_minute=per_minute, at_once=at_once, tokens=tokens)
+
+
+def tokens_charged(size_bytes: int) -> int:
+    """Return how many tokens a sealed body of this size is charged as."""
+    return size_bytes // BYTES_PER_TOKEN
 
 
 def digest_of(token: bytes) -> bytes:
@@ -93,9 +115,11 @@ def parse_keys(text: str) -> tuple[AccessKey, ...]:
 
 @dataclass(slots=True)
 class _Use:
-    """What one key does now."""
+    """What one key does now. tenant: 1 and up, its number while the node runs."""
 
-    rate: Rate
+    tenant: int
+    requests: Rate
+    tokens: Rate
     running: int = 0
 
 
@@ -107,25 +131,29 @@ class Keys:
         self._path = path
         self._clock = clock
         self._uses: dict[AccessKey, _Use] = {}
+        self._tenants = itertools.count(ANYBODY + 1)
         self._mark: tuple[int, ...] = ()
         self._looked = clock()
         try:
             self._read()
-        except (OSError, ValueError) as error:
+        except OSError as error:
+            raise StartFailure(f"cannot read --access-keys {path}: {error.strerror}", CONFIG_EXIT) from None
+        except ValueError as error:
             raise StartFailure(f"cannot use the keys in {path}: {error}", CONFIG_EXIT) from None
 
     @contextmanager
-    def enter(self, token: bytes) -> Iterator[None]:
+    def enter(self, token: bytes, *, size_bytes: int) -> Iterator[int]:
         """Let in the holder of a key, within its limits. Raises TokenRefused, Limit."""
         self._refresh()
         key = self._find(token)
         use = self._uses[key]
         if use.running >= key.at_once:
             raise Limit
-        use.rate.take(key.id)
+        use.requests.take(key.id)
+        use.tokens.take(key.id, min(tokens_charged(size_bytes), key.tokens))  # a full bucket passes any request
         use.running += 1
         try:
-            yield
+            yield use.tenant
         finally:
             use.running -= 1
 
@@ -155,11 +183,15 @@ class Keys:
         if mark == self._mark:
             return
         keys = parse_keys(self._path.read_text("ascii"))
-        self._uses = {key: self._uses.get(key) or _Use(Rate(key.per_minute, clock=self._clock)) for key in keys}
+        self._uses = {key: self._uses.get(key) or self._new_use(key) for key in keys}
         self._mark = mark
         events.emit(Event.ACCESS_FILE, readable=1, keys=len(keys))
 
+    def _new_use(self, key: AccessKey) -> _Use:
+        requests, tokens = (Rate(amount, clock=self._clock) for amount in (key.per_minute, key.tokens))
+        return _Use(next(self._tenants), requests, tokens)
 
-def admission(settings: Guarded) -> Admission:
+
+def admission(settings: Guarded) -> Access:
     """Return what a port's settings ask for. Raises StartFailure with exit code 2 for a file of no use."""
     return Keys(Path(settings.access_keys)) if settings.access == "keys" else Anybody()

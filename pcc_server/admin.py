@@ -1,17 +1,21 @@
-"""The operator's port: keys and evidence over HTTP, public parts only. Loopback, or whoever holds the token.
+"""The operator's port, up in the first second: probes, metrics, drain, and keys and evidence in their public parts.
 
-What changes something is a POST with ``x-pcc-admin: 1``, which no page in a browser can send across origins, and
-the Host must be loopback, so that no name of somebody else's leads here.
+Probes and metrics are content-free and need no token: a kubelet cannot hold one. They are answered to whoever reaches
+the port, off loopback over TLS. Everything else wants loopback, or the token. What changes something is a POST with
+``x-pcc-admin: 1``, which no page in a browser can send across origins; without a token the Host must be loopback, so
+that no name of somebody else's leads here.
 """
 
 import asyncio
 import contextlib
 import hmac
+import os
 import socket
+import ssl
 import stat
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import uvicorn
 from starlette.applications import Starlette
@@ -19,37 +23,67 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from hybrid.wire.codec import decode_directory_reply
 from hybrid.wire.constants import CLOCK_TOLERANCE_S, KEY_ID_BYTES
-from hybrid.wire.directory import Directory
 from hybrid.wire.errors import ErrorCode, Malformed
-from hybrid.wire.evidence import Bundle
 
-from . import errors
+from . import errors, tls
 from .config import Settings, is_loopback, split_address
 from .errors import CONFIG_EXIT, StartFailure
+from .events import Phase
+from .health import Readiness, Reason
 from .link import Operation
-from .publication import Publication
+from .metrics import CONTENT_TYPE, Metrics
+from .progress import Progress
+from .publication import Publication, newest_bundle
+from .secret_files import remedy
 from .upstream import Upstream
 
 MARK = "x-pcc-admin"
 MIN_TOKEN_CHARS = 22  # 128 bits in base64
 _STATUS = {ErrorCode.STALE_KEY: 404, ErrorCode.LIMIT: 429, ErrorCode.BUSY: 503}
-_REFUSED, _UNAUTHENTICATED, _NOT_READY = 403, 401, 503
+_OK, _ACCEPTED, _REFUSED, _UNAUTHENTICATED, _NOT_READY = 200, 202, 403, 401, 503
+_MAX_HEADER_BYTES = 8 * 1024
 
 Handler = Callable[[Request], Awaitable[Response]]
 
 
-class Admin:
-    """The handlers. They know what the gateway knows: what is published, and how to ask the worker."""
+class Inside(Protocol):
+    """What the port shows: the gateway."""
 
-    def __init__(self, worker: Upstream, token: str = "") -> None:
-        self._worker = worker
+    @property
+    def worker(self) -> Upstream:
+        """What the worker published, and how to ask it."""
+
+    @property
+    def health(self) -> Readiness:
+        """Whether requests are answered, and why not."""
+
+    @property
+    def progress(self) -> Progress:
+        """How far the start has got."""
+
+    @property
+    def metrics(self) -> Metrics:
+        """What was counted."""
+
+    def drain(self) -> None:
+        """Begin to end the node, as SIGTERM does."""
+
+
+class Admin:
+    """The handlers. They know what the gateway knows, which is nothing of any request."""
+
+    def __init__(self, inside: Inside, token: str = "") -> None:
+        self._inside = inside
+        self._worker = inside.worker
         self._token = token
 
     def app(self) -> Starlette:
         """Return the application."""
+        open_ = {"/livez": self.livez, "/readyz": self.readyz, "/startupz": self.startupz, "/metrics": self.metrics}
         routes = [
+            *(Route(path, handler, methods=["GET"]) for path, handler in open_.items()),
+            Route("/drain", self._guarded(self.drain), methods=["POST"]),
             Route("/keys", self._guarded(self.keys), methods=["GET"]),
             Route("/keys/rotate", self._guarded(self.rotate), methods=["POST"]),
             Route("/keys/revoke", self._guarded(self.revoke), methods=["POST"]),
@@ -61,8 +95,6 @@ class Admin:
         async def wrapped(request: Request) -> Response:
             if (status := self._refusal(request)) is not None:
                 return _told(status, "REFUSED")
-            if self._worker.publication is None:
-                return _told(_NOT_READY, "BUSY")
             try:
                 return await handler(request)
             except Exception as error:  # noqa: BLE001 - the table in errors.py ends every one of them
@@ -82,7 +114,47 @@ class Admin:
             return _REFUSED
         return None
 
-    # --- handlers ----------------------------------------------------------------------------------
+    # --- probes and metrics: no token ----------------------------------------------------------------
+
+    async def livez(self, _request: Request) -> Response:
+        """GET /livez: 200 as long as this process answers."""
+        return JSONResponse({"alive": True})
+
+    async def readyz(self, _request: Request) -> Response:
+        """GET /readyz: 200 while requests are answered, else 503 with why not."""
+        reasons = sorted(reason.value for reason in self._inside.health.reasons)
+        return JSONResponse({"ready": not reasons, "reasons": reasons}, status_code=_NOT_READY if reasons else _OK)
+
+    async def startupz(self, _request: Request) -> Response:
+        """GET /startupz: how far the start has got; 503 until the node was ready once."""
+        progress = self._inside.progress
+        told = {
+            "state": self._state(),
+            "phase": progress.phase.value,
+            "pct": progress.pct,
+            "elapsed_s": round(progress.elapsed_s, 1),
+            "eta_s": round(progress.eta_s, 1),
+        }
+        return JSONResponse(told, status_code=_OK if progress.over or progress.starts > 1 else _NOT_READY)
+
+    def _state(self) -> str:
+        progress = self._inside.progress
+        if Reason.DRAINING in self._inside.health.reasons:
+            return "draining"
+        if progress.phase is Phase.DEGRADED:
+            return "degraded"
+        return "started" if progress.over else "starting"
+
+    async def metrics(self, _request: Request) -> Response:
+        """GET /metrics: for Prometheus."""
+        return Response(self._inside.metrics.expose(self._worker.publication), media_type=CONTENT_TYPE)
+
+    # --- loopback or the token ----------------------------------------------------------------------------------
+
+    async def drain(self, _request: Request) -> Response:
+        """POST /drain: end the node as SIGTERM does; answered at once."""
+        self._inside.drain()
+        return JSONResponse({"draining": True}, status_code=_ACCEPTED)
 
     async def keys(self, _request: Request) -> Response:
         """GET /keys: the epoch keys that open requests, and which of them the newest bundle lists."""
@@ -100,7 +172,7 @@ class Admin:
 
     async def evidence(self, _request: Request) -> Response:
         """GET /evidence: the newest bundle's bytes."""
-        return Response(_bundle(self._published()).raw, media_type="application/octet-stream")
+        return Response(newest_bundle(self._published()).raw, media_type="application/octet-stream")
 
     def _published(self) -> Publication:
         if self._worker.publication is None:
@@ -124,14 +196,9 @@ def _key_id(text: str) -> bytes:
     return bytes.fromhex(text)
 
 
-def _bundle(publication: Publication) -> Bundle:
-    reply = decode_directory_reply(publication.reply)
-    return Directory.decode(reply.directory).nodes[0].bundle
-
-
 def describe_keys(publication: Publication) -> dict[str, Any]:
     """Return what is public about the keys. Times are unix seconds; ``listed``: in the newest bundle."""
-    bundle = _bundle(publication)
+    bundle = newest_bundle(publication)
     listed = {key.key_id for key in bundle.statement.keys}
     epoch_s = bundle.statement.keys[0].epoch_s
     rows = {row.ek_id: row for row in publication.accepted}
@@ -156,6 +223,15 @@ def describe_keys(publication: Publication) -> dict[str, Any]:
 
 
 class _Server(uvicorn.Server):
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.listens = asyncio.Event()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Tell when it listens."""
+        await super().startup(sockets)
+        self.listens.set()
+
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         """Leave signals alone: they are the launcher's to answer."""
@@ -167,32 +243,39 @@ def read_token(path: str) -> str:
     if not path:
         return ""
     try:
-        token, mode = Path(path).read_text("ascii").strip(), Path(path).stat().st_mode
+        token, found = Path(path).read_text("ascii").strip(), Path(path).stat()
     except (OSError, UnicodeDecodeError):
         raise StartFailure(f"cannot read --admin-token {path}", CONFIG_EXIT) from None
     if len(token) < MIN_TOKEN_CHARS:
         raise StartFailure(
             f"--admin-token {path} holds under {MIN_TOKEN_CHARS} characters; use random ones", CONFIG_EXIT
         )
-    if mode & (stat.S_IRWXG | stat.S_IRWXO):
-        raise StartFailure(f"--admin-token {path} can be read by others; run: chmod 600 {path}", CONFIG_EXIT)
+    if command := remedy(Path(path), found):
+        raise StartFailure(f"--admin-token {path} can be read by others; run: {command}", CONFIG_EXIT)
     return token
 
 
 class AdminPort:
     """A bound port. address: where it listens."""
 
-    def __init__(self, server: uvicorn.Server, listener: socket.socket, address: str) -> None:
+    def __init__(self, server: _Server, listener: socket.socket, address: str) -> None:
         self._server = server
         self._listener = listener
         self.address = address
 
-    def start(self) -> None:
-        """Serve until the process ends. Needs a running loop."""
+    async def start(self) -> None:
+        """Return when it listens: from then on it makes no further socket. It serves until the process ends."""
         self._task = asyncio.create_task(self._server.serve(sockets=[self._listener]))
+        await self._server.listens.wait()
+
+    def reload(self, settings: Settings) -> None:
+        """Read the certificate again, for connections to come. What is no valid pair changes nothing."""
+        if self._server.config.ssl is not None:
+            with contextlib.suppress(OSError, ssl.SSLError):
+                self._server.config.ssl.load_cert_chain(settings.tls_cert, settings.tls_key)
 
 
-def open_admin_port(settings: Settings, worker: Upstream) -> AdminPort:
+def open_admin_port(settings: Settings, inside: Inside) -> AdminPort:
     """Bind the admin port. Raises StartFailure."""
     token = read_token(settings.admin_token)
     host, port = split_address(settings.admin, "--admin")
@@ -200,16 +283,25 @@ def open_admin_port(settings: Settings, worker: Upstream) -> AdminPort:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         listener = socket.create_server((host, port), family=family)
     except OSError as error:
-        raise StartFailure(f"cannot listen on --admin {settings.admin}: {error.strerror}") from None
-    far = not is_loopback(host)
-    config = uvicorn.Config(
-        Admin(worker, token).app(),
-        log_config=None,
-        access_log=False,
-        lifespan="off",
-        server_header=False,
-        ssl_certfile=settings.tls_cert if far else None,
-        ssl_keyfile=settings.tls_key if far else None,
-    )
+        raise StartFailure(f"cannot listen on --admin {settings.admin}: {os.strerror(error.errno or 0)}") from None
+    config = _server_config(Admin(inside, token).app())
+    if not is_loopback(host):
+        config.load()
+        config.ssl = tls.context(settings)
     bound = listener.getsockname()[1]
     return AdminPort(_Server(config), listener, f"[{host}]:{bound}" if ":" in host else f"{host}:{bound}")
+
+
+def _server_config(app: Starlette) -> uvicorn.Config:
+    return uvicorn.Config(
+        app,
+        loop="asyncio",
+        http="h11",
+        ws="none",
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        proxy_headers=False,
+        server_header=False,
+        h11_max_incomplete_event_size=_MAX_HEADER_BYTES,
+    )

@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from hybrid.wire.codec import decode_request
 from hybrid.wire.constants import FRAMES_PER_MESSAGE
@@ -15,22 +15,32 @@ from hybrid.wire.receipt import STATUS_ERROR, STATUS_OK, ReceiptFacts, SealedErr
 from hybrid.wire.types import Chunk, Engine, EngineTiming, FinishReason, GenerateRequest, Usage
 
 from . import events
+from .account import CANCELLED, ERROR, OK, Account
+from .admission import Admission
+from .cache_partition import NOTHING_KEPT, partition
 from .errors import NodeError, Sealed, sealed
 from .link import Kind
 from .outlet import Outlet
 from .pace import Pace
-from .slots import Slots
+from .places import Place
+from .tally import Tally
 
 PULSE_S = 5.0  # a client hears of a request that waits or prefills at least so often (node design 3.6)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Kitchen:
-    """What all answers of a worker share. batch: frames of one message, at most.  wrong_receipt: a fault switch."""
+    """What all answers of a worker share.
+
+    cache_secret: of this process, names what an engine may keep between requests; empty: nothing.
+    batch: frames of one message, at most.  wrong_receipt: a fault switch.
+    """
 
     engine: Engine
     model: ModelEntry
-    slots: Slots
+    admission: Admission
+    tally: Tally = field(default_factory=Tally)
+    cache_secret: bytes = field(default=b"", repr=False)
     batch: int = FRAMES_PER_MESSAGE
     wrong_receipt: bool = False
 
@@ -38,47 +48,92 @@ class Kitchen:
 class Answer:
     """The way of one request from its opened bytes to the final frame. Cancelling the task drops everything."""
 
-    def __init__(self, kitchen: Kitchen, sealer: ReplySealer, outlet: Outlet, *, partition: str) -> None:
+    def __init__(self, kitchen: Kitchen, sealer: ReplySealer, outlet: Outlet, *, tenant: int) -> None:
+        """tenant: whose request it is, see ``access``."""
         self._kitchen = kitchen
         self._sealer = sealer
         self._outlet = outlet
-        self._partition = partition
+        self._tenant = tenant
+        self._partition = NOTHING_KEPT
+        loop = asyncio.get_running_loop()
+        self._account = Account(kitchen.tally, loop.time, loop.time())
+        self._begun = False
         self._progress = (0, 0)
-        self._output = 0
         self._report: UsageReport | None = None
         self._told: UsageReport | None = None
         self._spoken = False
-        self._pace = Pace(self._pass_on, kitchen.batch)
+        self._pace = Pace(self._pass_on, kitchen.batch, streams=lambda: kitchen.admission.running)
 
     async def run(self, plain: bytes, identity: IdentityKey, deadline: float) -> SealedCode | None:
         """Answer. deadline: on the loop's clock. Returns what was told inside as an error, if anything was.
 
-        Raises Limit when the reader is too slow; everything else that goes wrong is sealed.
+        Raises, before anything was sent: Busy and DeadlinePassed when there is no place for it. Raises at any time
+        Limit when the reader is too slow, Busy when memory runs out. Everything else that goes wrong is sealed.
         """
-        self._outlet.put(Kind.HEAD, self._sealer.head)
-        error: Sealed | None = None
+        told: SealedError | None = None
+        outcome = ERROR
         try:
-            async with asyncio.timeout_at(deadline), self._pulse():
-                await self._generate(plain)
+            told = await self._try(plain, deadline)
+            outcome = ERROR if told else OK
+        except asyncio.CancelledError:
+            outcome = CANCELLED
+            raise
+        finally:
+            self._close_account(outcome)
+        self._begin()
+        if told:
+            self._outlet.put(Kind.FRAMES, self._sealer.error(told))
+        await self._finish(identity, failed=bool(told))
+        return told.code if told else None
+
+    async def _try(self, plain: bytes, deadline: float) -> SealedError | None:
+        """Generate. Returns what is told inside, not as an exception: that would hold frames. Raises what is not."""
+        try:
+            async with asyncio.timeout_at(deadline):
+                await self._take_place(plain, deadline)
         except Exception as raised:  # noqa: BLE001 - the table in errors.py ends every one of them
-            error = _told_inside(raised)
+            return _told_inside(raised)
         finally:
             self._pace.close()  # what still waits goes with the next frames
-        if error:
-            told = SealedError(code=error.code, first=error.first, second=error.second)
-            self._outlet.put(Kind.FRAMES, self._sealer.error(told))
-        await self._finish(identity, failed=bool(error))
-        return error.code if error else None
+        return None
+
+    def _close_account(self, outcome: str) -> None:
+        report = self._told
+        usage = report.usage if report else Usage(input=self._progress[1])
+        self._account.close(outcome, report.finish if report else None, usage, cached=bool(self._partition))
+
+    def _begin(self) -> None:
+        """Send the head, once: from then on nothing is refused in the open."""
+        if not self._begun:
+            self._begun = True
+            self._outlet.put(Kind.HEAD, self._sealer.head)
 
     # --- generate ----------------------------------------------------------------------------------
 
-    async def _generate(self, plain: bytes) -> None:
+    async def _take_place(self, plain: bytes, deadline: float) -> None:
+        """Count tokens, and generate in a place. While it waits for its turn there, the client hears of it."""
         request = self._bounded(decode_request(plain))
-        async with self._kitchen.slots.run():
-            try:
-                await self._stream(request)
-            except ReplyFull:
-                self._report = self._cut_report()
+        if self._kitchen.cache_secret:
+            self._partition = partition(self._kitchen.cache_secret, request.cache_salt, self._kitchen.model.manifest)
+        prompt, context = await self._kitchen.engine.count_tokens(request), self._kitchen.engine.context_size
+        if prompt >= context:
+            raise Sealed(SealedCode.CONTEXT_LENGTH, context, prompt + 1)
+        most = min(request.sampling.max_tokens, context - prompt)
+        places = self._kitchen.admission
+        with places.place(tenant=self._tenant, prompt=prompt, most=most, deadline=deadline) as place:
+            self._progress = (0, prompt)
+            self._begin()
+            async with self._pulse():
+                await self._run(request, place)
+
+    async def _run(self, request: GenerateRequest, place: Place) -> None:
+        with self._account.noticing():
+            await place.turn()
+        self._account.start()
+        try:
+            await self._stream(request, place)
+        except ReplyFull:
+            self._report = self._cut_report()
         self._pace.flush()
         if self._report is None:
             raise Sealed(SealedCode.ENGINE_FAILED)
@@ -91,19 +146,25 @@ class Answer:
             return request
         return replace(request, sampling=replace(request.sampling, max_tokens=most))
 
-    async def _stream(self, request: GenerateRequest) -> None:
+    async def _stream(self, request: GenerateRequest, place: Place) -> None:
         chunks = self._kitchen.engine.generate(request, partition=self._partition)
         async with _closing(chunks):
-            async for chunk in chunks:
-                self._output += chunk.tokens
-                if chunk.finish_reason is not None:
-                    self._report = _report_of(chunk, chunk.finish_reason)
-                if chunk.progress:
-                    self._progress = chunk.progress
-                if chunk.text or chunk.progress:
-                    if self._outlet.full:
-                        await self._outlet.room()
-                    self._send(chunk)
+            with self._account.noticing():
+                async for chunk in chunks:
+                    await self._take(chunk, place)
+
+    async def _take(self, chunk: Chunk, place: Place) -> None:
+        """Note what came and pass it on, when there is room for it."""
+        self._account.token(chunk.tokens)
+        if chunk.finish_reason is not None:
+            self._report = _report_of(chunk, chunk.finish_reason)
+        if chunk.progress:
+            self._progress = chunk.progress
+        place.told(read=chunk.progress[0] if chunk.progress else None, tokens=chunk.tokens)
+        if chunk.text or chunk.progress:
+            if self._outlet.full:
+                await self._outlet.room()
+            self._send(chunk)
 
     def _send(self, chunk: Chunk) -> None:
         """Seal text, count and progress of a chunk, now or with its followers; the first words never wait."""
@@ -115,7 +176,7 @@ class Answer:
         self._outlet.put(Kind.FRAMES, self._sealer.take())
 
     def _cut_report(self) -> UsageReport:
-        usage = Usage(input=self._progress[1], output=self._output)
+        usage = Usage(input=self._progress[1], output=self._account.tokens)
         return UsageReport(usage=usage, finish=FinishReason.LENGTH)
 
     @contextlib.asynccontextmanager
@@ -154,14 +215,14 @@ class Answer:
         self._outlet.put(Kind.FINAL, final)
 
 
-def _told_inside(error: Exception) -> Sealed:
+def _told_inside(error: Exception) -> SealedError:
     """Classify. Raises the error again when it is about the transport, not about the request."""
     if isinstance(error, NodeError) and not isinstance(error, Sealed):
         raise error
     told = sealed(error)
     if told.code is SealedCode.ENGINE_FAILED and not isinstance(error, Sealed):
         events.fault(error)
-    return told
+    return SealedError(code=told.code, first=told.first, second=told.second)
 
 
 def _report_of(chunk: Chunk, finish: FinishReason) -> UsageReport:

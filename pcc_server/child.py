@@ -3,20 +3,20 @@
 import asyncio
 import ctypes
 import os
-import resource
 import signal
 import socket
 import sys
 import threading
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any
 
 from . import control, events, harden
+from .audit import own
 from .config import Settings
 from .errors import StartFailure
-from .events import Program
+from .events import Event, Phase, Program
 
 _PR_SET_PDEATHSIG = 1
 FAULT_EXIT = 1
@@ -24,12 +24,17 @@ FAULT_EXIT = 1
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Inherited:
-    """What the launcher gave this process: two ends of socketpairs and the settings."""
+    """What the launcher gave this process: two ends of socketpairs, the settings, and what goes with them.
+
+    extra: of the worker's line: ``signer`` (seed of the directory signer, hexadecimal) and ``after`` ([epoch, seq] of
+    the directory that was published last).
+    """
 
     link_fd: int
     control: socket.socket
     settings: Settings
     protection: harden.Protection
+    extra: dict[str, Any] = field(default_factory=dict, repr=False)
 
 
 def begin(program: Program, argv: list[str]) -> Inherited:
@@ -39,17 +44,26 @@ def begin(program: Program, argv: list[str]) -> Inherited:
     """
     link_fd, control_fd, parent = (int(word) for word in argv)
     die_with(parent)
-    for number in (signal.SIGINT, signal.SIGTERM):  # the launcher's to answer, also when a service manager tells all
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # the launcher's, also when all are told
         signal.signal(number, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a core file would hold prompts and keys
+    harden.hide()  # before the first line: it may bring a secret
     end = socket.socket(fileno=control_fd)
-    settings = Settings.from_json(_first_line(end)["settings"])
+    extra = _first_line(end)
+    settings = Settings.from_json(extra.pop("settings"))
     try:
         protection = harden.stage1(program, settings)
     except StartFailure as failure:
         control.write(end, failed={"exit_code": failure.exit_code, "message": failure.message})
         os._exit(FAULT_EXIT)
-    return Inherited(link_fd=link_fd, control=end, settings=settings, protection=protection)
+    return Inherited(link_fd=link_fd, control=end, settings=settings, protection=protection, extra=extra)
+
+
+def close_sandbox(inherited: Inherited, program: Program) -> None:
+    """Forbid what only loading or binding needed, and tell the launcher what holds. Raises StartFailure."""
+    before, after = inherited.protection, harden.stage2(program, inherited.settings)
+    told: dict[str, Any] = {"held": [*before.held, *after.held], "missing": {**before.missing, **after.missing}}
+    told |= own.describe()
+    control.write(inherited.control, protection=told)
 
 
 def die_with(parent: int) -> None:
@@ -61,9 +75,8 @@ def die_with(parent: int) -> None:
 
 
 def _first_line(end: socket.socket) -> dict[str, Any]:
-    lines = control.Lines()
-    while data := end.recv(65_536):
-        for message in control.messages(lines.push(data)):
+    with end.makefile("rb", buffering=0) as lines:  # unbuffered: what follows may carry a descriptor
+        for message in control.messages([lines.readline(control.MAX_LINE_BYTES)]):
             return message
     os._exit(FAULT_EXIT)
 
@@ -87,6 +100,13 @@ def _report(error: BaseException | None) -> None:
         events.fault(error)
 
 
+def enter(end: socket.socket, phase: Phase, pct: int = 0) -> None:
+    """Tell the launcher of a phase of the start-up, or of progress within it. pct: 0 to 100; any thread may call it."""
+    control.write(end, phase=phase.value, pct=pct)
+    if not pct:
+        events.emit(Event.PHASE, phase=phase)
+
+
 def run(inherited: Inherited, main: Callable[[], Coroutine[Any, Any, None]]) -> None:
     """Run a child's coroutine; tell the launcher in one sentence when it cannot start."""
     try:
@@ -104,15 +124,18 @@ async def _quietly(main: Callable[[], Coroutine[Any, Any, None]]) -> None:
 
 
 def on_control(end: socket.socket, message: Callable[[dict[str, Any]], None], ended: Callable[[], None]) -> None:
-    """Call ``message`` for what the launcher says, ``ended`` when it is gone. Needs a running loop."""
-    loop, lines = asyncio.get_running_loop(), control.Lines()
+    """Call ``message`` for what the launcher says, ``ended`` when it is gone. Needs a running loop.
+
+    A message that brought a descriptor has it as ``message["fd"]``; whoever takes the message closes it.
+    """
+    loop, inbox = asyncio.get_running_loop(), control.Inbox(end)
     end.setblocking(False)  # noqa: FBT003 - the signature of the standard library
 
     def ready() -> None:
-        data = end.recv(65_536)
-        for one in control.messages(lines.push(data)):
-            message(one)
-        if not data:
+        try:
+            for one in inbox.read():
+                message(one)
+        except EOFError:
             loop.remove_reader(end)
             ended()
 

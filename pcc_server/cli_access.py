@@ -11,7 +11,7 @@ from pathlib import Path
 
 import click
 
-from .access import HEADER, AccessKey, digest_of, parse_keys
+from .access import HEADER, TOKENS_PER_MINUTE, AccessKey, digest_of, parse_keys
 from .errors import CONFIG_EXIT, StartFailure
 
 PREFIX = "pcc_"
@@ -41,10 +41,19 @@ def access() -> None:
 @click.argument("key_id", metavar="ID")
 @click.option("--per-minute", type=int, default=60, show_default=True, metavar="N", help="Requests per minute.")
 @click.option("--at-once", type=int, default=4, show_default=True, metavar="N", help="Requests at the same time.")
-def add(file: Path, key_id: str, per_minute: int, at_once: int) -> None:
+@click.option(
+    "--tokens-per-minute", type=int, default=TOKENS_PER_MINUTE, show_default=True, metavar="N", help="Of prompts."
+)
+def add(file: Path, key_id: str, per_minute: int, at_once: int, tokens_per_minute: int) -> None:
     """Make a key and print it once: the client puts it into a file for --node-token-file."""
     token = PREFIX + base64.urlsafe_b64encode(secrets.token_bytes(_KEY_BYTES)).decode("ascii").rstrip("=")
-    made = AccessKey(id=key_id, digest=digest_of(token.encode("ascii")), per_minute=per_minute, at_once=at_once)
+    made = AccessKey(
+        id=key_id,
+        digest=digest_of(token.encode("ascii")),
+        per_minute=per_minute,
+        at_once=at_once,
+        tokens=tokens_per_minute,
+    )
     with _alone(file):
         keys = _read(file) if file.exists() else ()
         if any(key.id == key_id for key in keys):
@@ -58,7 +67,7 @@ def add(file: Path, key_id: str, per_minute: int, at_once: int) -> None:
 def list_(file: Path) -> None:
     """Print ids and limits."""
     for key in _read(file):
-        click.echo(f"{key.id:32} {key.per_minute}/min, {key.at_once} at once")
+        click.echo(f"{key.id:32} {key.per_minute}/min, {key.at_once} at once, {key.tokens} tokens/min")
 
 
 @access.command()

@@ -46,13 +46,13 @@ def keys(ctx: click.Context, admin: str, token_file: Path | None, ca: str) -> No
 
     Exit codes: 0 well, 1 the node refused, 2 a bad option, 4 no admin port answers.
     """
-    ctx.obj = _Port(admin, token_file, ca)
+    ctx.obj = AdminClient(admin, token_file, ca)
 
 
 @keys.command(name="list")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.pass_obj
-def list_(port: "_Port", *, as_json: bool) -> None:
+def list_(port: "AdminClient", *, as_json: bool) -> None:
     """Print the keys that open requests now."""
     _show(port.ask("GET", "/keys"), as_json=as_json)
 
@@ -60,7 +60,7 @@ def list_(port: "_Port", *, as_json: bool) -> None:
 @keys.command()
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.pass_obj
-def rotate(port: "_Port", *, as_json: bool) -> None:
+def rotate(port: "AdminClient", *, as_json: bool) -> None:
     """Make new keys now; the old ones go on until their windows end."""
     _show(port.ask("POST", "/keys/rotate"), as_json=as_json)
 
@@ -69,14 +69,14 @@ def rotate(port: "_Port", *, as_json: bool) -> None:
 @click.argument("key_id", metavar="KEY")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.pass_obj
-def revoke(port: "_Port", key_id: str, *, as_json: bool) -> None:
+def revoke(port: "AdminClient", key_id: str, *, as_json: bool) -> None:
     """Destroy a key at once: what is sealed to it can't be opened by anybody any more."""
     if not (key_id.isascii() and key_id.isalnum()):
         raise StartFailure("a key is named by its 32 hexadecimal digits", CONFIG_EXIT)
     _show(port.ask("POST", f"/keys/revoke?key={key_id}"), as_json=as_json)
 
 
-class _Port:
+class AdminClient:
     """An admin port to talk to."""
 
     def __init__(self, admin: str, token_file: Path | None, ca: str) -> None:
@@ -91,7 +91,13 @@ class _Port:
                 raise StartFailure(f"cannot read --token-file {token_file}", CONFIG_EXIT) from None
 
     def ask(self, method: str, path: str) -> dict[str, Any]:
-        """Call it. Raises StartFailure with what to do."""
+        """Call it; returns the object it answers with. Raises StartFailure with what to do."""
+        found = json.loads(self.read(method, path))
+        assert isinstance(found, dict)  # noqa: S101 - our own program wrote it
+        return found
+
+    def read(self, method: str, path: str) -> bytes:
+        """Call it; returns the bytes it answers with. Raises as ``ask``."""
         connection = self._connection()
         try:
             connection.request(method, path, headers=self._headers)
@@ -103,9 +109,7 @@ class _Port:
             connection.close()
         if response.status != http.HTTPStatus.OK:
             raise StartFailure(_WORDS.get(response.status, f"the node answered {response.status}"), REFUSED_EXIT)
-        found = json.loads(body)
-        assert isinstance(found, dict)  # noqa: S101 - our own program wrote it
-        return found
+        return body
 
     def _connection(self) -> http.client.HTTPConnection:
         if is_loopback(self._host) and not self._ca:

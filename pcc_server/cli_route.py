@@ -1,10 +1,12 @@
 """``pcc-server route``."""
 
+import os
 import sys
 
 import click
 
 from .config import ACCESS
+from .environment import GRPC
 from .errors import StartFailure
 from .notices import Notices
 from .route_config import NodePlace, RouteSettings
@@ -79,6 +81,7 @@ def route(  # noqa: PLR0917 - click hands over by name
             streams=max_streams,
             drain_timeout_s=drain_timeout,
         )
+        os.environ.update(GRPC)  # read when grpc is imported
         from .router import run
 
         sys.exit(run(settings, notices))

@@ -10,6 +10,7 @@ from typing import Any, Protocol, Self
 
 from hybrid.wire.constants import FRAMES_PER_MESSAGE
 
+from . import harden
 from .environment import environment
 from .errors import CONFIG_EXIT, StartFailure
 
@@ -27,8 +28,11 @@ FAULTS = (
     "die_midstream",
     "wrong_receipt",
     "die_before_head",
+    "abort",
+    "hang",
 )
 ENGINES = ("mlx", "openai", "fake")
+ENGINE_KINDS = ("vllm", "sglang", "llama.cpp", "llama-cpp-python", "ollama")
 ACCESS = ("open", "keys", "router")
 PREFIX_CACHES = ("off", "salted")
 PROTECT = ("auto", "require", "available")  # auto: require above tier 0 and off loopback
@@ -139,6 +143,7 @@ class Settings:
         self._check_router(loopback=is_loopback(host))
         self._check_trust()
         self._check_admin()
+        self._check_engine()
         self._check_test_switches(loopback=is_loopback(host))
 
     def _check_exposed(self) -> None:
@@ -174,6 +179,16 @@ class Settings:
                 f"--admin {self.admin} is not loopback: --admin-token, --tls-cert and --tls-key are required there"
             )
 
+    def _check_engine(self) -> None:
+        named = bool(self.engine_port) + bool(self.engine_uds)
+        if self.engine != "openai":
+            if named or self.engine_kind:
+                raise bad('[engine] describes an engine of others: it needs model.engine = "openai"')
+            return
+        one_of("engine.kind", self.engine_kind, ENGINE_KINDS)
+        if named != 1:
+            raise bad('model.engine = "openai" needs where that engine listens: engine.port or engine.uds')
+
     def _check_ranges(self) -> None:
         checks = {
             "--epoch-s": (self.epoch_s, *EPOCH_RANGE_S),
@@ -182,6 +197,14 @@ class Settings:
             "--max-new": (self.max_new, 1, MAX_NEW_LIMIT),
             "--batch": (self.batch, 1, FRAMES_PER_MESSAGE),
             "--drain-timeout": (self.drain_timeout_s, 0, 3600),
+            "drain.grace_s": (self.drain_grace_s, 0, 600),
+            "limits.max_queue_s": (self.max_queue_s, 0, 600),
+            "limits.context": (self.context, 0, 2**24),
+            "limits.max_stall_ms": (self.max_stall_ms, 1, 60_000),
+            "limits.chunk": (self.chunk, 32, 8192),
+            "limits.soft": (self.soft, 0.1, 1),
+            "limits.hard": (self.hard, self.soft, 1),
+            "engine.port": (self.engine_port, 0, 65_535),
             "--fake-delay-ms": (self.fake_delay_ms, 0, 60_000),
         }
         for name, (value, low, high) in checks.items():
@@ -200,9 +223,17 @@ class Settings:
             raise bad("epochs under 180 s are for tests: they need --engine fake")
 
     @property
+    def protection(self) -> str:
+        """What ``protect`` comes to: a node that says more than tier 0, or is reached from elsewhere, requires all."""
+        if self.protect != "auto":
+            return self.protect
+        here = self.attester == "software" and is_loopback(split_address(self.listen)[0])
+        return "available" if here else "require"
+
+    @property
     def streams(self) -> int:
-        """How many requests may be in the node at once, running and queued."""
-        return self.max_running + self.max_queue
+        """How many requests may be in the node at once, running and queued; one who fills the queue leaves room."""
+        return self.max_running + 2 * self.max_queue
 
     def to_json(self) -> dict[str, Any]:
         """Values for the control socket."""
@@ -267,21 +298,56 @@ def is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
+SITE = {
+    "listen": "where it is reached; whether that is loopback is in protect",
+    "model": "the statement names the model and its manifest",
+    "deployment": "the statement names it",
+    "store": "where weights lie; the manifest names their bytes",
+    "tls_cert": "outside the seal; replaced while it runs",
+    "tls_key": "the same",
+    "tls_client_ca": "who may connect, not what becomes of what they send",
+    "allow_software": "the operator's leave; the tier is in the evidence",
+    "engine_port": "which loopback port; the kind of engine is in the profile",
+    "engine_uds": "the same",
+    "max_running": "how much at once",
+    "max_queue": "how much may wait",
+    "max_queue_s": "how long it may wait",
+    "context": "how long a request may be",
+    "max_stall_ms": "pace",
+    "chunk": "pace",
+    "soft": "how full memory may get",
+    "hard": "the same",
+    "batch": "pace",
+    "drain_grace_s": "how it ends",
+    "drain_timeout_s": "the same",
+    "access_keys": "whose keys; that keys are asked for is in the profile",
+    "log": "the statement names its newest checkpoint",
+    "release": "the statement names it",
+    "tpm": "which device; what it says is the evidence",
+    "event_log": "shown to whoever asks",
+    "admin": "public parts only, whoever reads it",
+    "admin_token": "the same",
+    "fake_delay_ms": "pace, of an engine that says it is fake",
+}  # field -> why it is not in the digest: what it changes lets the node do, log, cache or keep nothing else
+LIVE = frozenset(("max_queue", "max_queue_s", "soft", "hard", "drain_grace_s", "drain_timeout_s"))  # SIGHUP may change
+
+
 def profile(settings: Settings) -> dict[str, Any]:
-    """Return the effective security configuration: what the node may do, log, cache or keep."""
+    """Return the effective security configuration: what the node may do, log, cache or keep (X3)."""
     return {
         "access": settings.access,
-        "allocator": "default",
         "attester": settings.attester,
-        "engine": settings.engine,
+        "engine": f"{settings.engine}:{settings.engine_kind}" if settings.engine_kind else settings.engine,
         "environment": {program: environment(program) for program in ("gateway", "worker")},
         "epoch_s": settings.epoch_s,
         "fault": settings.fault,
         "logging": "events",
         "max_new": settings.max_new,
         "padding": "frame",
-        "prefix_cache": "off",
-        "sandbox": "none",
+        "prefix_cache": settings.prefix_cache,
+        "protect": settings.protection,
+        "sandbox": harden.described(),
+        "require_audit": "yes" if settings.require_audit else "no",
         "tokens": "off",
     }
 

@@ -27,9 +27,9 @@ from hybrid.wire.note import NoteSigner
 from hybrid.wire.snp import SEV_SNP
 from hybrid.wire.tpm2 import TPM2, TpmEvent
 
-from .announce import MAX_SEQ, directory_entry
+from .announce import Publisher
 from .attest.software import SoftwareAttester
-from .errors import Busy, Limit
+from .errors import Busy
 from .keys import KeyRing, boot_clock
 from .publication import Accepted, Publication
 
@@ -58,6 +58,16 @@ class Served:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class _Made:
+    """A bundle for one epoch's directory. note: the checkpoint it names."""
+
+    keys: tuple[KeyConfig, ...]
+    note: bytes
+    identity: IdentityKey
+    bundle: Bundle
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class _Newest:
     """The bundle that was published last. seq: of its directory, within its epoch."""
 
@@ -66,8 +76,9 @@ class _Newest:
 
 
 class Entry:
-    """Makes publications. It holds the identity key and the directory signer, both born here.
+    """Makes publications. It holds the identity key, which is born here.
 
+    publisher: signs directories; one with a key of its own when None.
     note: the log's newest checkpoint that the next statement names; empty where there is no log.
     """
 
@@ -77,22 +88,30 @@ class Entry:
         ring: KeyRing,
         *,
         collect: Collect = collect_software,
+        publisher: Publisher | None = None,
         boot: Callable[[], float] = boot_clock,
     ) -> None:
         self._served = served
         self._ring = ring
         self._collect = collect
         self._boot = boot
-        self._signer = NoteSigner.generate(f"{served.deployment}/directory")
+        self._publisher = publisher or Publisher(NoteSigner.generate(f"{served.deployment}/directory"))
         self._identity = IdentityKey.generate()
         self._born = boot()
         self._newest: _Newest | None = None
+        self._made: _Made | None = None  # ahead of its time
+        self._tried: tuple[KeyConfig, ...] = ()
         self.note = b""
 
     @property
     def node_key(self) -> str:
         """The directory signer's public key: what a client pins."""
-        return self._signer.vkey
+        return self._publisher.node_key
+
+    @property
+    def last(self) -> tuple[int, int]:
+        """Epoch and number of the directory that was published last."""
+        return self._publisher.last
 
     @property
     def tier(self) -> int:
@@ -108,10 +127,12 @@ class Entry:
         """
         self._renew_identity(2 * epoch_s)
         keys = tuple(live.key.config for live in self._ring.current())  # no private key waits for a device
-        note, identity = self.note, self._identity
-        seq = self._next_seq(keys[0].epoch)
-        bundle = Bundle.decode(await self._bundle(keys, epoch_s, note))
-        self._ring.name(keys, bundle.id, identity)
+        seq = self._publisher.next_seq(keys[0].epoch)
+        made, self._made = self._made, None
+        if made is None or (made.keys, made.identity) != (keys, self._identity):
+            made = await self._make(keys, epoch_s)
+        bundle, note = made.bundle, made.note
+        self._ring.name(keys, bundle.id, made.identity)
         self._newest = _Newest(bundle=bundle, seq=seq)
         directory = Directory(
             deployment=self._served.deployment,
@@ -125,6 +146,29 @@ class Entry:
             model_id=self._served.model.model_id, reply=self._reply(directory, note), accepted=self._accepted()
         )
 
+    async def prepare(self, epoch_s: int) -> None:
+        """Collect the evidence of the next epoch's bundle, once: ``publish`` is then one step.
+
+        An identity that is to be renewed makes its bundle when it is there. Raises StartFailure when evidence cannot be
+        collected.
+        """
+        self._tried = keys = self._coming()
+        if self._boot() - self._born + 3 * epoch_s <= IDENTITY_LIFE_S:
+            self._made = await self._make(keys, epoch_s)
+
+    @property
+    def is_prepared(self) -> bool:
+        """Whether there is nothing to prepare, or it was tried."""
+        return self._coming() in ((), self._tried)
+
+    def _coming(self) -> tuple[KeyConfig, ...]:
+        return tuple(live.key.config for live in self._ring.coming())
+
+    async def _make(self, keys: tuple[KeyConfig, ...], epoch_s: int) -> _Made:
+        note, identity = self.note, self._identity
+        bundle = Bundle.decode(await self._bundle(keys, epoch_s, note))
+        return _Made(keys=keys, note=note, identity=identity, bundle=bundle)
+
     @property
     def is_current(self) -> bool:
         """Whether the newest bundle lists the keys that a directory of now must list."""
@@ -133,18 +177,10 @@ class Entry:
 
     def check_room(self) -> None:
         """See that this epoch has a sequence number left. Raises Limit."""
-        self._next_seq(self._ring.epoch)
-
-    def _next_seq(self, epoch: int) -> int:
-        newest = self._newest
-        if newest is None or newest.bundle.statement.keys[0].epoch != epoch:
-            return 0
-        if newest.seq >= MAX_SEQ:
-            raise Limit
-        return newest.seq + 1
+        self._publisher.next_seq(self._ring.epoch)
 
     def _reply(self, directory: Directory, note: bytes) -> bytes:
-        leaf = Leaf(entry=directory_entry(directory, self._signer), checkpoint_no=ENTRY_CHECKPOINT_NO)
+        leaf = Leaf(entry=self._publisher.sign(directory), checkpoint_no=ENTRY_CHECKPOINT_NO)
         return encode_directory_reply(directory=directory.encode(), leaf=leaf.encode(), checkpoint=note)
 
     def _renew_identity(self, bundle_life_s: int) -> None:

@@ -66,6 +66,10 @@ class Refused(NodeError):
         self.retry_ms = retry_ms
 
 
+class PassedOn(Refused):
+    """A node refused a request; the router repeats code and hint as they are."""
+
+
 class Sealed(NodeError):
     """An error that depends on content: told inside the reply only, with at most two integers."""
 

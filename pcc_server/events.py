@@ -44,15 +44,26 @@ class Event(StrEnum):
     WITNESS_SILENT = "witness_silent"
     ACCESS_FILE = "access_file"
     KEYS_CHANGED = "keys_changed"
+    PLANNED = "planned"
+    CERTIFICATES = "certificates"
+    CHILD_STARTED = "child_started"
+    CHILD_STALLED = "child_stalled"
+    GIVEN_UP = "given_up"
+    RELOADED = "reloaded"
+    RELOAD_REFUSED = "reload_refused"
 
 
 class Phase(StrEnum):
     """Where a start-up, or an end, has got to."""
 
     INIT = "init"
+    VERIFY_WEIGHTS = "verify_weights"
     LOAD = "load"
+    WARMUP = "warmup"
     ATTEST = "attest"
     READY = "ready"
+    DRAINING = "draining"
+    DEGRADED = "degraded"
     STOPPED = "stopped"
 
 

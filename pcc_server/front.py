@@ -23,9 +23,9 @@ class Admitted:
     deadline_ms: int
     key_package: bytes
 
-    def opening(self, request: InvokeRequest, left_ms: int) -> OpenStream:
-        """Return the record for the link."""
-        return OpenStream(left_ms, self.index, request.header, request.body, self.key_package)
+    def opening(self, request: InvokeRequest, left_ms: int, tenant: int = 0) -> OpenStream:
+        """Return the record for the link. tenant: whose request it is, as ``access`` numbers them."""
+        return OpenStream(left_ms, self.index, request.header, request.body, self.key_package, tenant)
 
 
 def admit(

@@ -1,239 +1,66 @@
 """The front process: gRPC on one exclusive port, ciphertext on the link, no key that opens anything.
 
-Run by the launcher: ``python -m pcc_server.gateway``. Beside the router the only file of the node that imports grpc.
+Run by the launcher: ``python -m pcc_server.gateway``. Beside the router the only file of the node that imports grpc:
+``handlers.py`` says what is answered, this file how it travels.
 """
 
 import asyncio
-import contextlib
 import os
-import ssl
+import resource
 import sys
-import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import grpc
 from grpc import aio
 
-from hybrid.wire.attest import MAX_NONCES
-from hybrid.wire.codec import (
-    METHODS,
-    decode_attest_request,
-    decode_invoke_request,
-    decode_node_ref,
-    split_parts,
-)
+from hybrid.wire.codec import METHODS
 from hybrid.wire.constants import MAX_INVOKE_BYTES
-from hybrid.wire.encoding import u32
-from hybrid.wire.errors import ErrorCode, Malformed, StaleKey
+from hybrid.wire.errors import ErrorCode
 
-from . import child, control, errors, events, harden, health
-from .access import admission
-from .calls import LogFiles, address_of, left_ms_of, only, write
-from .config import Door, Settings, split_address
-from .errors import Busy, Refusal, StartFailure
-from .events import Event, Program
-from .front import admit
+from . import child, control, errors, events, health, status_details, tls
+from .calls import address_of, only, write
+from .config import Door, Guarded, Settings, split_address
+from .errors import Refusal, StartFailure
+from .events import Event, Phase, Program
+from .handlers import Gateway
 from .health import Readiness, Serving
-from .link import ACK_BYTES, LINK_STREAM, READER_PATIENCE_S, Kind, Operation
-from .log_files import read_event_log
-from .patience import Patience
-from .publication import Publication
-from .rate import AtOnce, Rate
-from .slots import Slots
-from .streams import Stream
-from .turns import Turns
-from .upstream import Upstream
+from .rate import AtOnce
+from .status_details import hint_ms
 
 if TYPE_CHECKING:
     from .admin import AdminPort
 
 RETRY_KEY = "retry-after-ms"
-DIRECTORY_PER_MINUTE = 60  # SPEC 15
-NONCES_PER_ADDRESS = 4  # SPEC 15
-LOG_LOOK_S = 1.0  # how often the log's checkpoint is looked at
 FLUSH_S = 1.0  # for last words to leave
+WATCHERS_PER_ADDRESS = 32
+CONNECTIONS = 2048  # at once; a further one is closed as soon as it is there
+FDS = 2 * CONNECTIONS  # of them and of everything else
+_CONNECTION_IDLE_MS = 5 * 60 * 1000  # without any request
+_HANDSHAKE_MS = 10 * 1000  # for TLS and the first frames of HTTP/2
 _CONNECTION_AGE_MS = 30 * 60 * 1000
 _CONNECTION_GRACE_MS = 11 * 60 * 1000  # the longest deadline, and a minute: then the connection is closed
+_KEEPALIVE_MS = 60 * 1000  # how long a caller may be silent with a request running
+_KEEPALIVE_ANSWER_MS = 20 * 1000
+_PINGS_APART_MS = 30 * 1000  # whoever pings more often, without data between, is cut off at the third
+_STREAMS = 32  # of one connection; a router has one for everybody
+_MOST_PENDING = 8_192
 _MAX_METADATA = 8 * 1024
 _IDENTITY_ONLY = 1  # bit 0: no compression, also not when a caller offers it
 
 Context = aio.ServicerContext[Any, Any]
-Handler = Callable[[Any, Context], Awaitable[Any]]
-
-
-class Probe:
-    """The two methods of grpc.health.v1."""
-
-    def __init__(self, readiness: Readiness) -> None:
-        self._readiness = readiness
-
-    async def check(self, request: bytes, context: Context) -> bytes:
-        """Answer once. NOT_FOUND for a service that does not exist, as that protocol wants it."""
-        status = self._readiness.status(health.decode_request(request))
-        if status is Serving.SERVICE_UNKNOWN:
-            await context.abort(grpc.StatusCode.NOT_FOUND, "NOT_FOUND")
-        return health.encode_reply(status)
-
-    async def watch(self, request: bytes, context: Context) -> None:
-        """Answer now and at every change."""
-        async for status in self._readiness.follow(health.decode_request(request)):
-            await write(context, health.encode_reply(status))
-
-
-class Gateway:
-    """The handlers and what they share."""
-
-    def __init__(self, settings: Settings) -> None:
-        self._serving = settings.fault != "unavailable"
-        self._access = settings.access
-        self._admission = admission(settings)
-        self._callers = Slots(running=2 * settings.streams, queued=0)
-        self._directory_rate = Rate(DIRECTORY_PER_MINUTE)
-        self._behind_router = settings.access == "router"
-        self._attesting = AtOnce(MAX_NONCES if self._behind_router else NONCES_PER_ADDRESS)
-        self._event_log = read_event_log(settings.event_log)
-        self._log = LogFiles(settings.log)
-        self.health = Readiness()
-        self.worker = Upstream(streams=settings.streams, changed=self._judge)
-        self._turns = Turns(self._collect)
-
-    async def _collect(self, nonces: Sequence[bytes]) -> bytes:
-        return await self.worker.call(Operation.ATTEST, b"".join(nonces))
-
-    async def follow_log(self) -> None:
-        """Hand the log's newest checkpoint to the worker whenever there is one, for ever."""
-        handed = b""
-        while True:
-            with contextlib.suppress(Malformed):
-                if (note := self._log.checkpoint()) != handed:
-                    self.worker.send(Kind.CHECKPOINT, LINK_STREAM, note)
-                    handed = note
-            await asyncio.sleep(LOG_LOOK_S)
-
-    def _judge(self) -> None:
-        self.health.set_ready(self.worker.alive and self._serving)
-
-    def _published(self) -> Publication:
-        if self.worker.publication is None or not self.health.ready:
-            raise Busy
-        return self.worker.publication
-
-    # --- handlers ----------------------------------------------------------------------------------
-
-    async def get_directory(self, request: bytes, context: Context) -> None:
-        """Directory.Get: an empty request, the same bytes for everybody."""
-        if request:
-            raise Malformed("the request of Directory.Get is empty")
-        self._published()
-        self._directory_rate.take(address_of(context))
-        for part in self.worker.parts:
-            await write(context, part)
-
-    async def attest(self, request: bytes, context: Context) -> None:
-        """Evidence.Attest: evidence over the caller's nonce, collected together with others'."""
-        node_id, nonce = decode_attest_request(request)
-        self._check_own(node_id)
-        with self._attesting.enter("" if self._behind_router else address_of(context)):
-            reply = await self._turns.take(nonce)
-        for part in split_parts(reply):
-            await write(context, part)
-
-    async def event_log(self, request: bytes, context: Context) -> None:
-        """Evidence.EventLog: the firmware's event log as the kernel has it; empty where there is none."""
-        self._check_own(decode_node_ref(request))
-        self._directory_rate.take(address_of(context))
-        for part in split_parts(self._event_log):
-            await write(context, part)
-
-    def _check_own(self, node_id: bytes) -> None:
-        """See that a node is this one. Raises StaleKey."""
-        if node_id not in {row.node_id for row in self._published().accepted}:
-            raise StaleKey
-
-    async def log_file(self, request: bytes, context: Context) -> None:
-        """Log.File: one static file of the transparency log."""
-        await self._log.send(request, context)
-
-    async def invoke(self, requests: AsyncIterator[bytes], context: Context) -> None:
-        """Inference.Invoke: one sealed request in, one sealed reply out."""
-        self._published()  # a node that is not ready reads nothing
-        with self._callers.enter():
-            data = await only(requests)
-        begun = time.monotonic()
-        publication = self._published()
-        request = decode_invoke_request(data)
-        admitted = admit(request, publication, access=self._access)
-        left_ms = left_ms_of(admitted.deadline_ms, context.time_remaining(), begun)
-        with self._admission.enter(request.token), self.worker.stream(len(data), left_ms) as (number, stream):
-            self.worker.send(Kind.OPEN, number, admitted.opening(request, left_ms).encode())
-            del data, request
-            await self._relay(number, stream, context)
-
-    async def _relay(self, number: int, stream: Stream, context: Context) -> None:
-        taken = 0
-        with Patience(READER_PATIENCE_S) as patience:
-            while message := await stream.next():
-                reply, frame_bytes = message
-                patience.begin()
-                await context.write(reply)
-                patience.end()
-                taken += frame_bytes
-                if taken >= ACK_BYTES:
-                    self.worker.send(Kind.ACK, number, u32(taken))
-                    taken = 0
-
-    # --- drain -------------------------------------------------------------------------------------
-
-    async def drain(self, timeout_s: float) -> None:
-        """Refuse what is new at once; return when what runs has ended, or the time is over and it was refused too."""
-        self._serving = False
-        self._judge()
-        events.emit(Event.DRAINING, streams=self.worker.running)
-        try:
-            async with asyncio.timeout(timeout_s):
-                await self.worker.idle.wait()
-        except TimeoutError:
-            self.worker.refuse_all()
-
-
-# --- the server --------------------------------------------------------------------------------------
-
-
-def guarded(handler: Handler) -> Handler:
-    """Wrap a handler so that nothing but a code's name ever leaves it (SPEC 10)."""
-
-    async def wrapped(request: Any, context: Context) -> Any:
-        try:
-            return await handler(request, context)
-        except aio.AbortError:
-            raise
-        except Exception as error:  # noqa: BLE001 - the table in errors.py ends every one of them
-            refusal = errors.refusal(error)
-            if not isinstance(error, errors.Refused):  # the worker has told of those
-                _tell(error, refusal)
-        await _abort(context, refusal)
-        return None
-
-    return wrapped
-
-
-def _tell(error: Exception, refusal: Refusal) -> None:
-    if refusal.code is ErrorCode.FAULT:
-        events.fault(error)
-    events.emit(Event.REFUSED, code=refusal.code)
-
-
-async def _abort(context: Context, refusal: Refusal) -> None:
-    hint = ((RETRY_KEY, str(refusal.retry_ms)),) if refusal.retry_ms else ()
-    await context.abort(grpc.StatusCode[errors.STATUS[refusal.code]], refusal.code.value, hint)
+Handler = Callable[[Any, Context], Awaitable[None]]
+Words = tuple[grpc.StatusCode, str, tuple[tuple[str, str | bytes], ...]]  # status, code's name, trailers
 
 
 class Front(Protocol):
     """What a server of ours answers with: a node's gateway, or a router."""
 
     health: Readiness
+
+    def refused(self, code: ErrorCode) -> None:
+        """Count a refusal."""
 
     async def get_directory(self, request: bytes, context: Context) -> None:
         """Directory.Get."""
@@ -251,20 +78,105 @@ class Front(Protocol):
         """Log.File."""
 
 
+class Probe:
+    """The two methods of grpc.health.v1."""
+
+    def __init__(self, readiness: Readiness) -> None:
+        self._readiness = readiness
+        self._watchers = AtOnce(WATCHERS_PER_ADDRESS)
+
+    async def check(self, request: bytes, context: Context) -> None:
+        """Answer once. NOT_FOUND for a service that does not exist, as that protocol wants it."""
+        status = self._readiness.status(health.decode_request(request))
+        if status is Serving.SERVICE_UNKNOWN:
+            await context.abort(grpc.StatusCode.NOT_FOUND, "NOT_FOUND")
+        await write(context, health.encode_reply(status))
+
+    async def watch(self, request: bytes, context: Context) -> None:
+        """Answer now and at every change. Raises Limit where an address watches too often."""
+        with self._watchers.enter(address_of(context)):
+            async for status in self._readiness.follow(health.decode_request(request)):
+                await write(context, health.encode_reply(status))
+
+
+def guarded(handler: Handler, count: Callable[[ErrorCode], None]) -> Handler:
+    """Wrap a handler so that nothing but a code's name and a time ever leaves it (SPEC 10).
+
+    What left this frame would be told to the caller in its own words: so it handles nothing but those of the table.
+    """
+
+    async def wrapped(requests: Any, context: Context) -> None:
+        try:
+            words = await _ended(handler(requests, context), count)
+        except Exception as error:  # noqa: BLE001 - of telling another one
+            events.fault(error)
+            words = grpc.StatusCode.INTERNAL, ErrorCode.FAULT.value, ()
+        if words:
+            await context.abort(*words)
+
+    return wrapped
+
+
+async def _ended(answering: Awaitable[None], count: Callable[[ErrorCode], None]) -> Words | None:
+    """Answer. Returns what the caller is told of an error."""
+    try:
+        await answering
+    except (aio.AbortError, aio.InternalError, aio.UsageError):  # it was told, or the caller was gone in a write
+        return None
+    except Exception as error:  # noqa: BLE001 - the table in errors.py ends every one of them
+        return _words(error, count)
+    return None
+
+
+def _words(error: Exception, count: Callable[[ErrorCode], None]) -> Words:
+    """Return what a caller is told about an error: status, code and hint; tell the operator."""
+    refusal = errors.refusal(error)
+    if not isinstance(error, errors.Refused):  # the worker has told of those
+        _tell(error, refusal)
+    if not isinstance(error, errors.PassedOn):  # a router's node has spread its callers
+        refusal = replace(refusal, retry_ms=hint_ms(refusal.retry_ms))
+    count(refusal.code)
+    status = grpc.StatusCode[errors.STATUS[refusal.code]]
+    details = status_details.encode(status.value[0], refusal.code, refusal.retry_ms)
+    hint = ((RETRY_KEY, str(refusal.retry_ms)),) if refusal.retry_ms else ()
+    return status, refusal.code.value, (*hint, (status_details.TRAILER, details))
+
+
+def _tell(error: Exception, refusal: Refusal) -> None:
+    if refusal.code is ErrorCode.FAULT:
+        events.fault(error)
+    events.emit(Event.REFUSED, code=refusal.code)
+
+
+def single(handler: Handler) -> Handler:
+    """Read the one request of a method that streams none. Raises Malformed for none, two, or one that never ends.
+
+    The library's own way leaves a call without a request open, without an answer, for as long as its peer likes.
+    """
+
+    async def reading(requests: AsyncIterator[bytes], context: Context) -> None:
+        await handler(await only(requests), context)
+
+    return reading
+
+
 class _Methods(grpc.GenericRpcHandler):
     """Path -> handler, on raw bytes: decoding is ours and strict."""
 
     def __init__(self, front: Front) -> None:
-        stream = grpc.unary_stream_rpc_method_handler
         probe = Probe(front.health)
+        handlers: dict[str, Handler] = {
+            METHODS["Directory.Get"]: single(front.get_directory),
+            METHODS["Inference.Invoke"]: front.invoke,
+            METHODS["Evidence.Attest"]: single(front.attest),
+            METHODS["Evidence.EventLog"]: single(front.event_log),
+            METHODS["Log.File"]: single(front.log_file),
+            health.CHECK: single(probe.check),
+            health.WATCH: single(probe.watch),
+        }
         self._handlers: dict[str, grpc.RpcMethodHandler[Any, Any]] = {
-            METHODS["Directory.Get"]: stream(guarded(front.get_directory)),
-            METHODS["Inference.Invoke"]: grpc.stream_stream_rpc_method_handler(guarded(front.invoke)),
-            METHODS["Evidence.Attest"]: stream(guarded(front.attest)),
-            METHODS["Evidence.EventLog"]: stream(guarded(front.event_log)),
-            METHODS["Log.File"]: stream(guarded(front.log_file)),
-            health.CHECK: grpc.unary_unary_rpc_method_handler(guarded(probe.check)),
-            health.WATCH: stream(guarded(probe.watch)),
+            path: grpc.stream_stream_rpc_method_handler(guarded(handler, front.refused))
+            for path, handler in handlers.items()
         }
 
     def service(self, handler_call_details: grpc.HandlerCallDetails) -> Any:
@@ -272,110 +184,167 @@ class _Methods(grpc.GenericRpcHandler):
         return self._handlers.get(handler_call_details.method)
 
 
-def make_server(front: Front, settings: Door) -> tuple[aio.Server, str]:
-    """Bind the port, exclusively. Returns the server and the address it listens on. Raises StartFailure."""
-    server = aio.server(
-        options=(
-            ("grpc.so_reuseport", 0),  # otherwise a second node on the port gets a share of the requests
-            ("grpc.max_receive_message_length", MAX_INVOKE_BYTES),
-            ("grpc.max_metadata_size", _MAX_METADATA),
-            ("grpc.absolute_max_metadata_size", _MAX_METADATA),
-            ("grpc.max_concurrent_streams", 2 * settings.streams),
-            ("grpc.max_connection_age_ms", _CONNECTION_AGE_MS),
-            ("grpc.max_connection_age_grace_ms", _CONNECTION_GRACE_MS),
-            ("grpc.compression_enabled_algorithms_bitset", _IDENTITY_ONLY),
-        )
-    )
+# --- the server --------------------------------------------------------------------------------------
+
+
+class Port(Door, Guarded, Protocol):
+    """What a port is opened with, and who comes to it."""
+
+
+class Served(NamedTuple):
+    """A bound port. address: where it listens.  certificates: what it shows; None without TLS."""
+
+    server: aio.Server
+    address: str
+    certificates: tls.Certificates | None
+
+
+def make_server(front: Front, settings: Port) -> Served:
+    """Bind the port, exclusively. Raises StartFailure."""
+    server = aio.server(options=_options(settings))
     server.add_generic_rpc_handlers((_Methods(front),))
-    host, _ = split_address(settings.listen)
+    certificates = tls.Certificates(settings) if settings.tls_cert else None
     try:
-        port = _bind(server, settings)
+        port = _bind(server, settings.listen, certificates)
     except RuntimeError:
         port = 0
     if not port:
         raise StartFailure(
             f"cannot listen on {settings.listen}: another program has the port, or the address is not this machine's"
         )
-    return server, f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    host, _ = split_address(settings.listen)
+    return Served(server, f"[{host}]:{port}" if ":" in host else f"{host}:{port}", certificates)
 
 
-def _bind(server: aio.Server, settings: Door) -> int:
-    if not settings.tls_cert:
-        return server.add_insecure_port(settings.listen)
-    try:
-        pair = (Path(settings.tls_key).read_bytes(), Path(settings.tls_cert).read_bytes())
-        callers = Path(settings.tls_client_ca).read_bytes() if settings.tls_client_ca else None
-    except OSError as error:
-        raise StartFailure(f"cannot read {error.filename}: {error.strerror}", errors.CONFIG_EXIT) from None
-    _check_pair(settings)
-    return server.add_secure_port(settings.listen, grpc.ssl_server_credentials([pair], callers, callers is not None))
+def _options(settings: Port) -> tuple[tuple[str, int], ...]:
+    """Return what bounds a peer.
+
+    A call that its peer resets counts until Python has seen it: so few of them on one connection bound what a flood of
+    resets costs (100 took twice the memory and two thirds of the time of others). The library cancels calls at random
+    when too many wait for Python, good ones too: hence a long queue.
+    """
+    return (
+        ("grpc.so_reuseport", 0),  # otherwise a second node on the port gets a share of the requests
+        ("grpc.max_receive_message_length", MAX_INVOKE_BYTES),
+        ("grpc.max_metadata_size", _MAX_METADATA),
+        ("grpc.absolute_max_metadata_size", _MAX_METADATA),
+        ("grpc.max_concurrent_streams", 2 * settings.streams if settings.access == "router" else _STREAMS),
+        ("grpc.server.max_pending_requests", _MOST_PENDING),
+        ("grpc.server.max_pending_requests_hard_limit", _MOST_PENDING),
+        ("grpc.max_allowed_incoming_connections", CONNECTIONS),
+        ("grpc.max_connection_idle_ms", _CONNECTION_IDLE_MS),
+        ("grpc.max_connection_age_ms", _CONNECTION_AGE_MS),
+        ("grpc.max_connection_age_grace_ms", _CONNECTION_GRACE_MS),
+        ("grpc.server_handshake_timeout_ms", _HANDSHAKE_MS),
+        ("grpc.keepalive_time_ms", _KEEPALIVE_MS),
+        ("grpc.keepalive_timeout_ms", _KEEPALIVE_ANSWER_MS),
+        ("grpc.http2.min_recv_ping_interval_without_data_ms", _PINGS_APART_MS),
+        ("grpc.compression_enabled_algorithms_bitset", _IDENTITY_ONLY),
+    )
 
 
-def _check_pair(settings: Door) -> None:
-    """Try the files in the standard library, which says no where grpc would only fail to bind."""
-    try:
-        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(settings.tls_cert, settings.tls_key, lambda: "")
-    except (OSError, ValueError):
-        raise StartFailure(
-            f"{settings.tls_cert} and {settings.tls_key} are not a certificate chain and its unencrypted key, both PEM",
-            errors.CONFIG_EXIT,
-        ) from None
+def _bind(server: aio.Server, listen: str, certificates: tls.Certificates | None) -> int:
+    if certificates is None:
+        return server.add_insecure_port(listen)
+    tls.check_refused()
+
+    def fresh() -> Any:
+        """Asked before every handshake, on a thread of grpc's: None where nothing has changed."""
+        return _shown(news) if (news := certificates.news()) else None
+
+    wants_callers = certificates.pair.callers is not None
+    credentials = grpc.dynamic_ssl_server_credentials(_shown(certificates.pair), fresh, wants_callers)
+    return server.add_secure_port(listen, credentials)
 
 
-async def _either(*events_: asyncio.Event) -> None:
-    waits = [asyncio.ensure_future(event.wait()) for event in events_]
-    await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
-    for wait in waits:
-        wait.cancel()
+def _shown(pair: tls.Pair) -> Any:
+    return grpc.ssl_server_certificate_configuration([(pair.key, pair.chain)], pair.callers)
+
+
+# --- the process -------------------------------------------------------------------------------------
+
+
+def _raise_limit() -> None:
+    """Make room for as many descriptors as connections may need, or for what this user may have."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = FDS if hard == resource.RLIM_INFINITY else min(FDS, hard)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+
+
+class _Process:
+    """One gateway and what the launcher says to it."""
+
+    def __init__(self, inherited: child.Inherited) -> None:
+        """Bind both ports. Raises StartFailure."""
+        self._settings = inherited.settings
+        self._control = inherited.control
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self.gateway = Gateway(self._settings, tell=self._tell)
+        self.served = make_server(self.gateway, self._settings)
+        self.admin = _open_admin(self._settings, self.gateway) if self._settings.admin else None
+
+    def _tell(self, phase: Phase) -> None:
+        control.write(self._control, phase=phase)
+
+    def begin(self, link_fd: int) -> None:
+        """Say where the ports are, and listen to worker and launcher."""
+        facts = {"listen": self.served.address} | ({"admin": self.admin.address} if self.admin else {})
+        control.write(self._control, facts=facts)
+        self._start(self.gateway.worker.connect(link_fd))
+        if self._settings.log:
+            self._start(self.gateway.follow_log())
+        child.on_control(self._control, self._hear, self._end)
+
+    def _start(self, work: Any) -> None:
+        task = asyncio.ensure_future(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def _hear(self, message: dict[str, Any]) -> None:
+        if "startup" in message:
+            self.gateway.hear_startup(message["startup"])
+        if "worker" in message:
+            self.gateway.worker.lose()
+        if "link" in message:
+            self._start(self.gateway.worker.connect(message["fd"]))
+        if "counts" in message:
+            self.gateway.metrics.told(message["counts"])
+        if "drain_s" in message:
+            self.gateway.drain(grace_s=float(message.get("grace_s", 0)), timeout_s=float(message["drain_s"]))
+        if "reload" in message:
+            self._reload(message["reload"])
+
+    def _reload(self, fields: dict[str, Any]) -> None:
+        """Take over new limits, and read the certificates again: for connections to come."""
+        self._settings = replace(self._settings, **fields)
+        self.gateway.adopt(self._settings)
+        if self.served.certificates and self.served.certificates.reload(self._settings) and self.admin:
+            self.admin.reload(self._settings)
+
+    def _end(self) -> None:
+        """Refuse what runs, and end: the launcher is gone, or wants us to be."""
+        self.gateway.worker.close()
+        self.gateway.drained.set()
 
 
 def _open_admin(settings: Settings, gateway: Gateway) -> "AdminPort":
     from .admin import open_admin_port  # starlette and uvicorn: only where there is such a port
 
-    return open_admin_port(settings, gateway.worker)
+    return open_admin_port(settings, gateway)
 
 
 async def _main(inherited: child.Inherited) -> None:
-    settings = inherited.settings
-    gateway = Gateway(settings)
-    server, listen = make_server(gateway, settings)
-    stop = asyncio.Event()
-    drains: list[asyncio.Task[None]] = []
-
-    async def drain(timeout_s: float) -> None:
-        await gateway.drain(timeout_s)
-        stop.set()
-
-    def told(message: dict[str, Any]) -> None:
-        if "drain_s" in message:
-            drains.append(asyncio.create_task(drain(float(message["drain_s"]))))
-
-    def ended() -> None:
-        gateway.worker.lose()
-        stop.set()
-
-    def link_ended() -> None:
-        if gateway.worker.published.is_set():  # before that the launcher knows more: why the worker cannot start
-            ended()
-
-    admin = _open_admin(settings, gateway) if settings.admin else None
-    await gateway.worker.connect(inherited.link_fd, link_ended)
-    following = asyncio.create_task(gateway.follow_log()) if settings.log else None
-    child.on_control(inherited.control, told, ended)
+    _raise_limit()
+    process = _Process(inherited)
+    process.begin(inherited.link_fd)
     child.silence()
-    harden.stage2(Program.GATEWAY, settings)
-    await server.start()
-    await _either(gateway.worker.published, stop)
-    facts = {"listen": listen}
-    if admin:
-        facts["admin"] = admin.address
-        admin.start()
-    control.write(inherited.control, facts=facts)
-    await stop.wait()
-    if following:
-        following.cancel()
-    gateway.health.close()
-    await server.stop(FLUSH_S)
+    await process.served.server.start()
+    if process.admin:
+        await process.admin.start()
+    child.close_sandbox(inherited, Program.GATEWAY)
+    await process.gateway.drained.wait()
+    process.gateway.health.close()
+    await process.served.server.stop(FLUSH_S)
     os._exit(0)  # threads of the library would make a clean exit wait
 
 

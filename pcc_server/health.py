@@ -1,11 +1,13 @@
-"""The two messages of grpc.health.v1, by hand: they are one field each, and the generated package is a dependency.
+"""Health for machines: what the process is doing, whether it takes requests, and the messages of grpc.health.v1.
 
-Format: grpc/grpc-proto:grpc/health/v1/health.proto.
+The two messages are written by hand: they are one field each, and the generated package is a dependency. Format:
+grpc/grpc-proto:grpc/health/v1/health.proto. ``""`` is the process, ``hybrid.wire.v1.Inference`` readiness (node design
+3.9): a process that loads or drains is alive and must not be restarted for it.
 """
 
 import asyncio
 from collections.abc import AsyncIterator
-from enum import IntEnum
+from enum import IntEnum, StrEnum
 
 from hybrid.wire.errors import Malformed
 
@@ -27,6 +29,17 @@ class Serving(IntEnum):
     SERVICE_UNKNOWN = 3
 
 
+class Reason(StrEnum):
+    """Why a node is not ready."""
+
+    STARTING = "starting"
+    WORKER_GONE = "worker_gone"
+    WORKER_SILENT = "worker_silent"
+    KEYS_EXPIRED = "keys_expired"  # also when this machine's clock has jumped
+    DRAINING = "draining"
+    FAULT = "fault"  # a switch for tests
+
+
 def decode_request(data: bytes) -> str:
     """Read HealthCheckRequest: the service's name, empty for the process. Raises Malformed."""
     if not data:
@@ -45,34 +58,42 @@ def encode_reply(status: Serving) -> bytes:
 
 
 class Readiness:
-    """Whether requests are answered, and who waits to hear that it changed."""
+    """Whether requests are answered, why not, and who waits to hear that it changed."""
 
     def __init__(self) -> None:
-        self.ready = False
+        self.reasons: frozenset[Reason] = frozenset({Reason.STARTING})
         self._open = True
         self._changed = asyncio.Event()
 
-    def set_ready(self, ready: bool) -> None:
-        """Say whether requests are answered."""
-        if ready != self.ready:
-            self.ready = ready
+    @property
+    def ready(self) -> bool:
+        """Whether there is no reason against it."""
+        return not self.reasons
+
+    def set(self, *reasons: Reason) -> None:
+        """Say what keeps requests from being answered; nothing: they are."""
+        if self._open and (now := frozenset(reasons)) != self.reasons:
+            self.reasons = now
             self._wake()
 
     def close(self) -> None:
         """Say no for good, and end every follower."""
-        self.ready = self._open = False
+        self.reasons = frozenset({Reason.DRAINING})
+        self._open = False
         self._wake()
 
     def status(self, service: str) -> Serving:
-        """Return what a service's status is now: the process's and the one service's are the same here."""
-        if service not in (PROCESS, INFERENCE):
-            return Serving.SERVICE_UNKNOWN
-        return Serving.SERVING if self.ready else Serving.NOT_SERVING
+        """Return what a service's status is now."""
+        if service == PROCESS:
+            return Serving.SERVING if self._open else Serving.NOT_SERVING
+        if service == INFERENCE:
+            return Serving.SERVING if self.ready else Serving.NOT_SERVING
+        return Serving.SERVICE_UNKNOWN
 
     async def follow(self, service: str) -> AsyncIterator[Serving]:
-        """Yield the status now and whenever it changes."""
+        """Yield the status now and whenever it changes, until the process ends."""
         told: Serving | None = None
-        while self._open:
+        while self._open or told is not self.status(service):
             changed = self._changed
             if (status := self.status(service)) is not told:
                 told = status

@@ -15,6 +15,8 @@ from hybrid.wire.keys import EpochKey, IdentityKey, KeyConfig
 from .publication import Named
 from .replay import ReplaySet
 
+LEAD_S = 30  # keys of the epoch after the next are made so long before the next begins, or a quarter of an epoch
+
 
 def boot_clock() -> float:
     """Seconds on a clock nobody sets: it counts suspend where the system has such a one."""
@@ -71,11 +73,14 @@ class KeyRing:
         return int(self._now() // self._epoch_s)
 
     def advance(self) -> bool:
-        """Destroy what has ended, make what is missing for this epoch and the next; tell whether anything changed."""
+        """Destroy what has ended, make what is missing for this epoch and the next; tell whether anything changed.
+
+        Shortly before an epoch begins the one after it counts, too: its directory is prepared then.
+        """
         before = set(self._live)
         self._live = {key_id: live for key_id, live in self._live.items() if not self._ended(live)}
         alive = {live.epoch for live in self._live.values() if not live.replaced}
-        for epoch in {self.epoch, self.epoch + 1} - alive:
+        for epoch in set(range(self.epoch, self._epoch_in(self._lead_s) + 2)) - alive:
             key = EpochKey.generate(epoch, self._epoch_s)
             left_s = window(epoch, self._epoch_s)[1] - self._now()
             self._live[key.config.key_id] = LiveKey(key=key, destroy_at=self._boot() + left_s)
@@ -98,14 +103,31 @@ class KeyRing:
     def _ended(self, live: LiveKey) -> bool:
         return self._boot() >= live.destroy_at or self._now() > live.window[1]
 
-    def seconds_to_next(self) -> float:
-        """Seconds until the next epoch begins."""
-        return self._epoch_s - self._now() % self._epoch_s
+    @property
+    def _lead_s(self) -> float:
+        return min(LEAD_S, self._epoch_s / 4)
+
+    def _epoch_in(self, ahead_s: float) -> int:
+        return int((self._now() + ahead_s) // self._epoch_s)
+
+    def seconds_to_change(self) -> float:
+        """Seconds until ``advance`` has something to do: an epoch begins or is near, or a key ends."""
+        now, boot = self._now(), self._boot()
+        grid = (self._epoch_s - (now + ahead_s) % self._epoch_s for ahead_s in (0, self._lead_s))
+        ends = (min(live.destroy_at - boot, live.window[1] - now) for live in self._live.values())
+        return max(0.0, min((*grid, *ends)))
 
     def current(self) -> tuple[LiveKey, ...]:
         """Return the keys of this epoch and the next: what the directory of this epoch lists."""
-        wanted = (self.epoch, self.epoch + 1)
-        found = (live for live in self._live.values() if live.epoch in wanted and not live.replaced)
+        return self._listed(self.epoch)
+
+    def coming(self) -> tuple[LiveKey, ...]:
+        """Return what the directory of the next epoch will list, once that is near; else nothing."""
+        is_near = self._epoch_in(self._lead_s) > self.epoch
+        return self._listed(self.epoch + 1) if is_near else ()
+
+    def _listed(self, epoch: int) -> tuple[LiveKey, ...]:
+        found = (live for live in self._live.values() if live.epoch in (epoch, epoch + 1) and not live.replaced)
         return tuple(sorted(found, key=lambda live: live.epoch))
 
     def accepted(self) -> tuple[LiveKey, ...]:

@@ -38,8 +38,8 @@ class Kind(IntEnum):
     BEAT = 10  # stream 0: the worker's I/O thread is alive
     CALL = 11  # from the gateway: u8 operation, then what it needs; answered by RESULT or REFUSE under its number
     RESULT = 12
-    TALLY = 14  # stream 0: what the worker counted, as ``tally`` encodes it
     CHECKPOINT = 13  # stream 0, from the gateway: the log's newest signed checkpoint
+    TALLY = 14  # stream 0: what the worker counted, as ``tally`` encodes it
 
 
 class Operation(IntEnum):
@@ -66,7 +66,7 @@ class Frame(NamedTuple):
 class OpenStream(NamedTuple):
     """A request on its way to the worker. left_ms: of the caller's time, when the gateway let it in.
 
-    position: of this node among the candidates.
+    position: of this node among the candidates.  tenant: whose it is, a small number for each access key; 0: anybody.
     """
 
     left_ms: int
@@ -74,19 +74,21 @@ class OpenStream(NamedTuple):
     header: bytes
     body: bytes
     key_package: bytes
+    tenant: int = 0
 
     def encode(self) -> bytes:
         """Encode for an OPEN frame."""
-        return b"".join((u32(self.left_ms), u8(self.position), v2(self.header), v2(self.key_package), v4(self.body)))
+        numbers = u32(self.left_ms) + u8(self.position) + u32(self.tenant)
+        return b"".join((numbers, v2(self.header), v2(self.key_package), v4(self.body)))
 
     @classmethod
     def decode(cls, data: bytes) -> "OpenStream":
         """Decode the payload of an OPEN frame. Raises Malformed."""
         reader = Reader(data)
-        left_ms, position, header, key_package = reader.u32(), reader.u8(), reader.v2(), reader.v2()
-        body = reader.v4(MAX_FRAME_BYTES)
+        left_ms, position, tenant = reader.u32(), reader.u8(), reader.u32()
+        header, key_package, body = reader.v2(), reader.v2(), reader.v4(MAX_FRAME_BYTES)
         reader.end()
-        return cls(left_ms, position, header, body, key_package)
+        return cls(left_ms, position, header, body, key_package, tenant)
 
 
 def encode_refusal(code: ErrorCode, retry_ms: int) -> bytes:

@@ -5,10 +5,10 @@ import os
 import select
 import stat
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, TextIO
 
-from .config import Settings
+from .config import Settings, is_loopback, split_address
 from .route_config import RouteSettings
 
 TIER_WORDS = (
@@ -16,6 +16,7 @@ TIER_WORDS = (
     "tier 1 tpm2, shows what was booted; NOT private from the operator",
     "tier 2 sev-snp, private from the operator where the evidence verifies",
 )
+EVERYWHERE = ("0.0.0.0", "::")  # noqa: S104 - compared with, not bound
 
 
 class Notices:
@@ -30,11 +31,20 @@ class Notices:
         self._err = err
         self._poll = _pipe_poll(out, 0) if as_json else None
         self._room = _pipe_poll(err, select.POLLOUT)
+        self._terminal = _terminal_poll(out)
 
     def starting(self, settings: Settings) -> None:
         """Say that a model is being loaded; that can take a while."""
         if not self._json and settings.engine == "mlx":
             self._tell(self._err, f"loading {settings.model or 'the default model'} …")
+
+    def unprotected(self, missing: Mapping[str, str]) -> None:
+        """Say what the node does without because this machine does not have it: protection -> why."""
+        if missing and self._json:
+            self._line(event="unprotected", missing=dict(missing))
+        elif missing:
+            named = "; ".join(f"{name} ({why})" for name, why in sorted(missing.items()))
+            self._tell(self._err, f"pcc-server: goes on without {named}")
 
     def ready(self, settings: Settings, facts: dict[str, Any]) -> None:
         """Say where the node listens, what it is, and what a client types."""
@@ -82,6 +92,10 @@ class Notices:
         """Tell whether the program that reads our JSON lines has closed its end of the pipe."""
         return bool(self._poll and self._poll.poll(0))
 
+    def terminal_gone(self) -> bool:
+        """Tell whether it was started at a terminal that has been closed since: SIGHUP means that, too."""
+        return bool(self._terminal and self._terminal.poll(0))
+
     def _line(self, **fields: Any) -> None:
         self._tell(self._out, json.dumps(fields, separators=(",", ":")))
 
@@ -108,17 +122,24 @@ def _pipe_poll(stream: TextIO, wanted: int) -> "select.poll | None":
     return poll
 
 
+def _terminal_poll(stream: TextIO) -> "select.poll | None":
+    if not hasattr(select, "poll") or not stream.isatty():
+        return None
+    poll = select.poll()
+    poll.register(stream.fileno(), 0)
+    return poll
+
+
 def _card(settings: Settings, shown: dict[str, Any]) -> str:
-    engine = f"{shown['engine']} (deterministic words for tests; no model runs)" if shown["engine"] == "fake" else "mlx"
+    made_up = " (deterministic words for tests; no model runs)" if shown["engine"] == "fake" else ""
     fault = f"\n  fault   {settings.fault} (for tests)" if settings.fault else ""
     return (
         f"node ready on {shown['listen']}\n"
-        f"  engine  {engine}\n"
+        f"  engine  {shown['engine']}{made_up}\n"
         f"  model   {shown['model']}\n"
         f"  trust   {TIER_WORDS[shown['tier']]}\n"
         f"  keeps   nothing: no file is written, no content is logged{fault}\n"
-        f"In another terminal:\n"
-        f"  hybrid chat --node {shown['listen']} --node-key {shown['node_key']}"
+        f"{_to_paste(settings, shown['listen'], shown['node_key'])}"
     )
 
 
@@ -128,6 +149,20 @@ def _route_card(settings: RouteSettings, listen: str, node_key: str) -> str:
         f"  nodes   {', '.join(node.address for node in settings.nodes)}\n"
         f"  access  {settings.access}\n"
         f"  keeps   nothing: no file but the log is written, no content is seen or logged\n"
-        f"In another terminal:\n"
-        f"  hybrid chat --node {listen} --node-key {node_key}"
+        f"{_to_paste(settings, listen, node_key)}"
+    )
+
+
+def _to_paste(settings: Settings | RouteSettings, listen: str, node_key: str) -> str:
+    """Return what a client types. A key alone lets no client accept tier 0 from elsewhere, so trust is added there."""
+    host, port = split_address(listen)
+    token = " --node-token-file FILE" if settings.access == "keys" else ""
+    if is_loopback(host):
+        return f"In another terminal:\n  hybrid chat --node {listen} --node-key {node_key}{token}"
+    address = f"{settings.deployment}:{port}" if host in EVERYWHERE else listen
+    software = " --allow-software always" if settings.allow_software else ""
+    return (
+        f"On a client (with --node-ca FILE where it does not know your authority):\n"
+        f"  hybrid trust add {address} --name {settings.deployment} --key {node_key}{software}\n"
+        f"  hybrid chat --node {settings.deployment}{token}"
     )

@@ -110,6 +110,8 @@ class Tamper:
         if self._fault == "die_midstream":
             self._flush()
             os.kill(os.getpid(), signal.SIGKILL)
+        if self._fault == "abort":
+            os.abort()
 
     def _change(self, frame: bytes) -> Iterable[bytes]:
         if self._fault == "reorder":
@@ -120,7 +122,7 @@ class Tamper:
         return (frame, frame) if self._fault == "duplicate" else (frame,)
 
 
-IN_REPLY = frozenset({"cut_stream", "reorder", "flip_bit", "duplicate", "die_midstream"})
+IN_REPLY = frozenset({"cut_stream", "reorder", "flip_bit", "duplicate", "die_midstream", "abort"})
 REFUSALS: dict[str, Refusal] = {
     "stale_key": Refusal(code=ErrorCode.STALE_KEY),
     "replay": Refusal(code=ErrorCode.REPLAY),

@@ -4,6 +4,7 @@ import contextlib
 import os
 import signal
 import socket
+import struct
 import subprocess
 import sys
 from collections import deque
@@ -16,20 +17,24 @@ from .control import Lines, messages
 from .environment import environment
 from .events import Program
 
-KEPT_LINES = 40  # of what a child prints before it is ready: no request exists then
+KEPT_LINES = 40  # of what a child prints before it serves: no request exists then
 READ_BYTES = 65_536
+_SEND_S = 2  # a child that does not read loses messages; the launcher waits for nobody
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class Child:
     """A running program of ours and the ends we hold of it.
 
-    early: what it printed before the node was ready.  stray_bytes: what it printed later and nobody saw.
+    served: it has told its facts; from then on it may hold a request.  failure: why it cannot serve, in its own words.
+    early: what it printed before that.  stray_bytes: what it printed later and nobody saw.
     """
 
     program: Program
     process: subprocess.Popen[bytes]
     control: socket.socket
+    served: bool = False
+    failure: dict[str, Any] | None = None
     early: deque[bytes] = field(default_factory=lambda: deque(maxlen=KEPT_LINES))
     stray_bytes: int = 0
     _lines: Lines = field(default_factory=lambda: Lines(events.MAX_LINE))
@@ -39,6 +44,7 @@ class Child:
     def start(cls, program: Program, link: socket.socket) -> "Child":
         """Start it: no shell, no preexec_fn, an environment built from nothing, two inherited sockets."""
         ours, theirs = socket.socketpair()
+        ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("@ll", _SEND_S, 0))
         with theirs:
             fds = (link.fileno(), theirs.fileno())
             words = [sys.executable, "-P", "-s", "-B", "-m", f"pcc_server.{program}", *map(str, fds), str(os.getpid())]
@@ -92,6 +98,12 @@ class Child:
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()
+
+    def close(self) -> None:
+        """Close our ends of one that ended."""
+        self.control.close()
+        if self.process.stderr is not None:
+            self.process.stderr.close()
 
     def how_it_ended(self) -> str:
         """Say it in words."""

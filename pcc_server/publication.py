@@ -3,8 +3,11 @@
 from dataclasses import dataclass
 from typing import Protocol, Self
 
+from hybrid.wire.codec import decode_directory_reply
 from hybrid.wire.constants import KEY_ID_BYTES, MAX_DIRECTORY_BYTES
+from hybrid.wire.directory import Directory
 from hybrid.wire.encoding import Reader, identifier, u16, u64, v1, v4
+from hybrid.wire.evidence import Bundle
 
 _MAX_REPLY_BYTES = MAX_DIRECTORY_BYTES + 65_536  # the directory with its entry
 
@@ -70,3 +73,9 @@ class Publication:
         )
         reader.end()
         return cls(model_id=model_id, reply=reply, accepted=rows)
+
+
+def newest_bundle(publication: Publication) -> Bundle:
+    """Return the bundle of evidence that a publication hands out."""
+    reply = decode_directory_reply(publication.reply)
+    return Directory.decode(reply.directory).nodes[0].bundle

@@ -18,16 +18,16 @@ class Rate:
         self._clock = clock
         self._buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()
 
-    def take(self, address: str) -> None:
-        """Count one call. Raises Limit with the time until the next one is free."""
+    def take(self, address: str, cost: int = 1) -> None:
+        """Count one call, which may cost as much as several. Raises Limit with the time until it can be had."""
         now = self._clock()
         left, at = self._buckets.pop(address, (float(self._per_minute), now))
         left = min(float(self._per_minute), left + (now - at) * self._per_minute / 60)
-        self._buckets[address] = (max(0.0, left - 1) if left >= 1 else left, now)
+        self._buckets[address] = (left - cost if left >= cost else left, now)
         if len(self._buckets) > MAX_ADDRESSES:
             self._buckets.popitem(last=False)
-        if left < 1:
-            raise Limit(retry_ms=int((1 - left) * 60_000 / self._per_minute) + 1)
+        if left < cost:
+            raise Limit(retry_ms=int((cost - left) * 60_000 / self._per_minute) + 1)
 
 
 class AtOnce:

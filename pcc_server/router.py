@@ -32,11 +32,12 @@ from . import child, errors, events
 from .access import admission
 from .calls import LogFiles, address_of, left_ms_of, only, write
 from .composer import Composed, Composer
-from .errors import CONFIG_EXIT, Busy, DeadlinePassed, Refused, StartFailure
+from .errors import CONFIG_EXIT, Busy, DeadlinePassed, PassedOn, Refused, StartFailure
 from .events import Event
 from .front import client_header
-from .gateway import DIRECTORY_PER_MINUTE, FLUSH_S, NONCES_PER_ADDRESS, RETRY_KEY, Context, make_server
-from .health import Readiness
+from .gateway import FLUSH_S, RETRY_KEY, Context, make_server
+from .handlers import DIRECTORY_PER_MINUTE, NONCES_PER_ADDRESS
+from .health import Readiness, Reason
 from .listing import Rules
 from .notices import Notices
 from .rate import AtOnce, Rate
@@ -123,8 +124,8 @@ def _refused(error: aio.AioRpcError) -> Refused:
     """Read a node's refusal. Whatever is none of ours is a connection that is not there."""
     code = next((code for code in ErrorCode if code.value == error.details()), None)
     if code is None or errors.STATUS[code] != error.code().name:
-        return Refused(ErrorCode.DEADLINE if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED else ErrorCode.BUSY)
-    return Refused(code, _hint(error))
+        return PassedOn(ErrorCode.DEADLINE if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED else ErrorCode.BUSY)
+    return PassedOn(code, _hint(error))
 
 
 def _hint(error: aio.AioRpcError) -> int:
@@ -141,7 +142,7 @@ class Router:
         self._nodes = [GrpcNode(place, settings) for place in settings.nodes]
         self.roster = Roster(self._nodes, rules, composer, self._publish)
         self._admission = admission(settings)
-        self._callers = Slots(running=settings.streams, queued=0)
+        self._callers = Slots(settings.streams)
         self._directory_rate = Rate(DIRECTORY_PER_MINUTE)
         self._attesting = AtOnce(NONCES_PER_ADDRESS)
         self._log = LogFiles(settings.log)
@@ -154,7 +155,8 @@ class Router:
 
     def _publish(self, composed: Composed) -> None:
         self._parts = split_parts(composed.reply)
-        self.health.set_ready(ready=not self._draining)
+        if not self._draining:
+            self.health.set()
         self.published.set()
 
     def _check_ready(self) -> None:
@@ -203,7 +205,7 @@ class Router:
             request = decode_invoke_request(data)
             del data
             header = client_header(request)
-            with self._admission.enter(request.token):
+            with self._admission.enter(request.token, size_bytes=len(request.body)):
                 await self._try_each(request, header, begun, context)
 
     @contextlib.contextmanager
@@ -218,8 +220,12 @@ class Router:
                     self._idle.set()
 
     async def _try_each(self, request: InvokeRequest, header: Header, begun: float, context: Context) -> None:
-        """Go through the candidates in the client's order. Raises Refused with the last code, DeadlinePassed."""
-        last = Refused(ErrorCode.STALE_KEY)
+        """Go through the candidates in the client's order. Raises Refused, DeadlinePassed.
+
+        Where any candidate says ``STALE_KEY`` the client is told so, else the last code: only with a new directory
+        does it seal to the node that has taken that one's place.
+        """
+        last: Refused | None = None
         for index, candidate in enumerate(header.candidates):
             left_ms = left_ms_of(header.deadline_ms, context.time_remaining(), begun)
             if not left_ms:
@@ -234,10 +240,11 @@ class Router:
                 return
             if refused.code not in NEXT:
                 raise refused
-            last = refused
+            if last is None or last.code is not ErrorCode.STALE_KEY:
+                last = refused
             self.roster.poke()
-            events.emit(Event.HANDED_OVER, position=index, code=last.code)
-        raise last
+            events.emit(Event.HANDED_OVER, position=index, code=refused.code)
+        raise last or Refused(ErrorCode.STALE_KEY)
 
     @staticmethod
     async def _try(node: GrpcNode, request: bytes, left_ms: int, context: Context) -> Refused | None:
@@ -260,10 +267,13 @@ class Router:
             call.cancel()
         return None
 
+    def refused(self, code: ErrorCode) -> None:
+        """Count nothing: a router has no metrics, its events say the same."""
+
     async def drain(self, timeout_s: float) -> None:
         """Refuse what is new at once; return when what runs has ended, or the time is over."""
         self._draining = True
-        self.health.set_ready(ready=False)
+        self.health.set(Reason.DRAINING)
         events.emit(Event.DRAINING, streams=self._callers.inside)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(timeout_s):
@@ -304,13 +314,15 @@ async def _main(settings: RouteSettings, notices: Notices) -> int:
         ledger=open_ledger(settings, signer),
     )
     router = Router(settings, composer)
-    server, listen = make_server(router, settings)
+    served = make_server(router, settings)
     child.silence()
-    await server.start()
+    await served.server.start()
     signals = _catch_signals()
+    if served.certificates:
+        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, served.certificates.reload, settings)
     tasks = [asyncio.create_task(work) for work in (router.roster.run(), _reader_gone(notices), signals.wait())]
     ready = asyncio.create_task(router.published.wait())
-    ready.add_done_callback(lambda _: notices.routing(settings, listen, composer.node_key))
+    ready.add_done_callback(lambda _: notices.routing(settings, served.address, composer.node_key))
     done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
     failed = tasks[0] in done
     if not failed and tasks[2] in done:
@@ -318,7 +330,7 @@ async def _main(settings: RouteSettings, notices: Notices) -> int:
         signals.clear()
         await _either(router.drain(settings.drain_timeout_s), signals.wait())
     await router.close()
-    await server.stop(FLUSH_S)
+    await served.server.stop(FLUSH_S)
     if failed:
         tasks[0].result()
     return 0

@@ -5,10 +5,13 @@ It has no listening socket and opens no file after it is ready. Run by the launc
 
 import asyncio
 import os
+import secrets
 import signal
 import sys
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from contextlib import ExitStack
+from dataclasses import replace
+from functools import partial
 from typing import Any, NamedTuple
 
 from hybrid.wire.attest import NONCE_BYTES
@@ -17,12 +20,17 @@ from hybrid.wire.envelope import ReplySealer, RequestOpener
 from hybrid.wire.errors import ErrorCode, Malformed, WireError
 from hybrid.wire.evidence import SOFTWARE, ModelEntry
 from hybrid.wire.keys import IdentityKey
+from hybrid.wire.note import NoteSigner
 
-from . import child, control, errors, events, harden
+from . import child, control, errors, events, hygiene
+from .admission import Admission, Bounds
+from .announce import NOTHING, Publisher
 from .answer import Answer, Kitchen
 from .attest.remote import Remote
+from .cache_partition import SECRET_BYTES
 from .config import Settings, config_digest
-from .engines import Loaded, open_engine
+from .dialled import Dialled
+from .engines import Load, Loaded, open_engine
 from .entry import Collect, Entry, Served, collect_software
 from .errors import CONFIG_EXIT, DeadlinePassed, Limit, Refusal, Refused, StartFailure
 from .events import Event, Phase, Program
@@ -30,10 +38,11 @@ from .keys import KeyRing
 from .link import LINK_STREAM, Frame, Kind, Link, OpenStream, Operation, encode_refusal
 from .outlet import IN_REPLY, REFUSALS, Cut, Outlet, Tamper
 from .release import release_leaf
-from .slots import Slots
+from .tally import Tally
 
-BEAT_S = 2.0
+BEAT_S = 1.0
 CLOSE_S = 3.0  # for the engine to free its model
+LEAST_CHUNK = 32  # tokens of a prompt that the slowest engine reads in one step
 
 
 class Opened(NamedTuple):
@@ -48,12 +57,32 @@ class Opened(NamedTuple):
     deadline: float
 
 
-class Worker:
-    """Answers what comes over one link."""
+Running = dict[int, tuple[asyncio.Task[None], Outlet]]
 
-    def __init__(self, settings: Settings, loaded: Loaded, collect: Collect = collect_software) -> None:
-        """collect: where evidence comes from. Raises StartFailure for a release of no use."""
+
+def _tell_nobody(**_message: Any) -> None:
+    return
+
+
+class Worker:
+    """Answers what comes over a link: one at a time, a new one whenever the gateway was started again."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        loaded: Loaded,
+        collect: Collect = collect_software,
+        *,
+        publisher: Publisher | None = None,
+        tell: Callable[..., None] = _tell_nobody,
+    ) -> None:
+        """Make keys. Raises StartFailure for a release of no use.
+
+        collect: where evidence comes from.  publisher: who signs directories; a new one when None.  tell: the launcher.
+        """
         self._settings = settings
+        self._loaded = loaded
+        self._tell = tell
         self._loop = asyncio.get_running_loop()
         model = ModelEntry(
             model_id=loaded.engine.model_id,
@@ -61,51 +90,95 @@ class Worker:
             context_tokens=loaded.engine.context_size,
             max_output_tokens=min(settings.max_new, loaded.engine.context_size),
         )
-        slots = Slots(running=settings.max_running, queued=settings.max_queue)
-        wrong = settings.fault == "wrong_receipt"
+        self.tally = Tally()
         self._kitchen = Kitchen(
-            engine=loaded.engine, model=model, slots=slots, batch=settings.batch, wrong_receipt=wrong
+            engine=loaded.engine,
+            model=model,
+            admission=Admission(Bounds.of(settings), loaded.load),
+            tally=self.tally,
+            cache_secret=secrets.token_bytes(SECRET_BYTES) if settings.prefix_cache == "salted" else b"",
+            batch=settings.batch,
+            wrong_receipt=settings.fault == "wrong_receipt",
         )
         self._ring = KeyRing(settings.epoch_s)
-        self.entry = Entry(_served(settings, model, loaded), self._ring, collect=collect)
+        self.entry = Entry(_served(settings, model, loaded), self._ring, collect=collect, publisher=publisher)
         self._link: Link | None = None
         self._publishing = asyncio.Lock()
+        self._publication = b""
         self._checkpoint_came = asyncio.Event()
         self._calls: set[asyncio.Task[None]] = set()
-        self._running: dict[int, tuple[asyncio.Task[None], Outlet]] = {}
+        self._running: Running = {}
 
     async def connect(self, link_fd: int) -> None:
-        """Take over the link and publish. Where there is a log, the gateway first hands over its checkpoint."""
-        self._link = await Link.connect(link_fd, self._on_frame, self._on_end)
+        """Take over a link and publish."""
+        await self.take(link_fd)
+        await self.begin()
+
+    async def begin(self) -> None:
+        """Publish for the first time. Where there is a log, the gateway first hands over its checkpoint."""
         if self._settings.log:
             await self._checkpoint_came.wait()
         async with self._publishing:
             await self._publish()
 
+    async def take(self, link_fd: int) -> None:
+        """Take over a link; what ran over the one before is dropped, and what was published is said again."""
+        self._drop(self._running)
+        running: Running = {}
+        link = await Link.connect(link_fd, partial(self._on_frame, running), partial(self._drop, running))
+        before, self._link, self._running = self._link, link, running
+        if before:
+            before.close()
+        if self._publication:
+            link.send(Kind.PUBLISH, LINK_STREAM, self._publication)
+
     async def _publish(self) -> None:
         assert self._link is not None  # noqa: S101 - set before anything calls this
         self._ring.advance()
         publication = await self.entry.publish(self._settings.epoch_s)
-        self._link.send(Kind.PUBLISH, LINK_STREAM, publication.encode())
+        self._publication = publication.encode()
+        self._tell(published=self.entry.last)  # first: no number may be used twice, whatever ends this process
+        self._link.send(Kind.PUBLISH, LINK_STREAM, self._publication)
         events.emit(Event.PUBLISHED, epoch=self._ring.epoch, triples=len(publication.accepted))
 
+    def reload(self, fields: dict[str, Any]) -> None:
+        """Take over settings that were read again."""
+        self._settings = replace(self._settings, **fields)
+        self._kitchen.admission.bounds = Bounds.of(self._settings)
+
+    async def serve(self, ready: Callable[[], None]) -> None:
+        """Publish, say so, and then do for ever what a worker does whether or not anybody asks."""
+        await self.begin()
+        ready()
+        await _first(*self.duties())
+
     def duties(self) -> tuple[Coroutine[Any, Any, None], ...]:
-        """Return what a worker does for ever, whether or not anybody asks."""
+        """Return what a worker does for ever."""
         return self.beat(), self._keep_keys(), self._renew()
 
     async def _keep_keys(self) -> None:
         """Make and destroy keys on time. Apart from publishing: no device that hangs may prolong a key's life."""
         while True:
-            await asyncio.sleep(min(1.0, self._ring.seconds_to_next() + 0.001))
+            await asyncio.sleep(min(1.0, self._ring.seconds_to_change() + 0.001))
             self._ring.advance()
 
     async def _renew(self) -> None:
-        """Keep the publication current."""
+        """Keep the publication current, and have the next one ready before its time."""
         while True:
-            await asyncio.sleep(min(1.0, self._ring.seconds_to_next() + 0.001))
+            await asyncio.sleep(min(1.0, self._ring.seconds_to_change() + 0.001))
             self._ring.advance()
             if not self.entry.is_current:
                 await self._renew_publication()
+            elif not self.entry.is_prepared:
+                await self._prepare()
+
+    async def _prepare(self) -> None:
+        """Collect the next epoch's evidence ahead of time. What fails now is done when the epoch begins."""
+        try:
+            async with self._publishing:
+                await self.entry.prepare(self._settings.epoch_s)
+        except (StartFailure, WireError) as failure:
+            events.fault(failure)
 
     async def _renew_publication(self) -> None:
         """Publish unless that has just happened.
@@ -123,17 +196,31 @@ class Worker:
             events.fault(failure)
 
     async def beat(self) -> None:
-        """Say over the link that the loop turns."""
+        """Say that the loop turns: to the gateway with what was counted, to the launcher with how the engine does."""
         assert self._link is not None  # noqa: S101 - set before this runs
         while True:
+            hygiene.sweep()
             self._link.send(Kind.BEAT, LINK_STREAM)
+            self._kitchen.admission.tell(self.tally)
+            if counted := self.tally.take():
+                self._link.send(Kind.TALLY, LINK_STREAM, counted)
+            self._tell(beat=int(self._loaded.stalled_s() * 1000), step_ms=self._step_ms())
             await asyncio.sleep(BEAT_S)
+
+    def _step_ms(self) -> int:
+        """Return what one turn of the engine's loop takes as last measured, in milliseconds; 0: nobody knows."""
+        load = self._loaded.load() if self._loaded.load else Load()
+        decode_s = 1 / load.decode_tps if load.decode_tps else 0.0
+        prefill_s = LEAST_CHUNK / load.prefill_tps if load.prefill_tps else 0.0
+        return int(1000 * max(decode_s, prefill_s))
 
     # --- the link ----------------------------------------------------------------------------------
 
-    def _on_frame(self, frame: Frame) -> None:
+    def _on_frame(self, running: Running, frame: Frame) -> None:
+        if running is not self._running:  # of a gateway that is gone
+            return
         if frame.kind is Kind.OPEN:
-            self._open_stream(frame)
+            self._open_stream(running, frame)
         elif frame.kind is Kind.CALL:
             task = self._loop.create_task(self._take_call(frame))
             self._calls.add(task)
@@ -141,31 +228,33 @@ class Worker:
         elif frame.kind is Kind.CHECKPOINT:
             self.entry.note = frame.payload
             self._checkpoint_came.set()
-        elif frame.stream in self._running:  # a stream that has just ended is no error
-            task, outlet = self._running[frame.stream]
+        elif frame.stream in running:  # a stream that has just ended is no error
+            task, outlet = running[frame.stream]
             if frame.kind is Kind.CANCEL:
                 task.cancel()
             elif frame.kind is Kind.ACK:
                 outlet.acked(int.from_bytes(frame.payload, "big"))
 
-    def _open_stream(self, frame: Frame) -> None:
+    def _open_stream(self, running: Running, frame: Frame) -> None:
         assert self._link is not None  # noqa: S101 - frames come over it
         fault = self._settings.fault
         tamper = Tamper(fault, self._link.flush) if fault in IN_REPLY else None
         outlet = Outlet(self._link, frame.stream, tamper)
         number = frame.stream
-        task = self._loop.create_task(self._serve(number, frame.payload, outlet))
-        self._running[number] = (task, outlet)
-        task.add_done_callback(lambda _: self._running.pop(number, None))
+        task = self._loop.create_task(self._serve(frame.payload, outlet))
+        running[number] = (task, outlet)
+        task.add_done_callback(lambda _: running.pop(number, None))
 
-    def _on_end(self) -> None:
-        for task, _ in self._running.values():
+    @staticmethod
+    def _drop(running: Running) -> None:
+        for task, _ in running.values():
             task.cancel()
 
     # --- outside any request -----------------------------------------------------------------------
 
     async def _take_call(self, frame: Frame) -> None:
-        assert self._link is not None  # noqa: S101 - frames come over it
+        link = self._link
+        assert link is not None  # noqa: S101 - frames come over it
         try:
             operation, payload = Operation(frame.payload[0]), frame.payload[1:]
             if operation is Operation.REVOKE:  # at once, whatever evidence is being collected
@@ -174,9 +263,9 @@ class Worker:
                 result = await self._call(operation, payload)
         except Exception as error:  # noqa: BLE001 - the table in errors.py ends every one of them
             refusal = self._told(error)
-            self._link.send(Kind.REFUSE, frame.stream, encode_refusal(refusal.code, refusal.retry_ms))
+            link.send(Kind.REFUSE, frame.stream, encode_refusal(refusal.code, refusal.retry_ms))
         else:
-            self._link.send(Kind.RESULT, frame.stream, result)
+            link.send(Kind.RESULT, frame.stream, result)
 
     async def _call(self, operation: Operation, payload: bytes) -> bytes:
         if operation is Operation.ATTEST:
@@ -191,13 +280,14 @@ class Worker:
 
     # --- one request -------------------------------------------------------------------------------
 
-    async def _serve(self, stream: int, opening: bytes, outlet: Outlet) -> None:
+    async def _serve(self, opening: bytes, outlet: Outlet) -> None:
         begun = self._loop.time()
         try:
             with ExitStack() as place:
-                opened = self._open(OpenStream.decode(opening), place)
-                del opening
-                answer = Answer(self._kitchen, opened.sealer, outlet, partition=str(stream))
+                request = OpenStream.decode(opening)
+                opened, tenant = self._open(request, place), request.tenant
+                del opening, request
+                answer = Answer(self._kitchen, opened.sealer, outlet, tenant=tenant)
                 told = await answer.run(opened.plain, opened.identity, opened.deadline)
         except asyncio.CancelledError:
             events.emit(Event.CANCELLED, ms=self._ms_since(begun))
@@ -237,7 +327,7 @@ class Worker:
             raise DeadlinePassed
         live, identity = self._ring.find(request.entry)
         live.seen.check(request.q)
-        place.enter_context(self._kitchen.slots.enter())
+        place.enter_context(self._kitchen.admission.enter(opening.tenant))
         plain, sealer = request.open(live.key)
         live.seen.claim(request.q)  # nothing awaits since the check: what is claimed here runs once
         deadline = begun + min(request.header.deadline_ms, opening.left_ms) / 1000
@@ -273,39 +363,69 @@ def _served(settings: Settings, model: ModelEntry, loaded: Loaded) -> Served:
 
 
 async def _main(inherited: child.Inherited) -> None:
-    settings = inherited.settings
-    stop = asyncio.Event()
-    serving = False
+    settings, end = inherited.settings, inherited.control
+    stop, links = asyncio.Event(), asyncio.Queue[int]()
+    remote, dialled = Remote(end), Dialled(end, settings)
+    worker: Worker | None = None
 
     def ended() -> None:
-        if not serving:
+        if worker is None:
             os._exit(0)  # a model that is still loading cannot be interrupted otherwise
         stop.set()
 
-    remote = Remote(inherited.control)
-    child.on_control(inherited.control, remote.hear, ended)
+    def told(message: dict[str, Any]) -> None:
+        remote.hear(message)
+        dialled.hear(message)
+        if "link" in message:
+            links.put_nowait(message["fd"])
+        if "reload" in message and worker:
+            worker.reload(message["reload"])
+
+    child.on_control(end, told, ended)
     _check_names(settings)
-    events.emit(Event.PHASE, phase=Phase.LOAD)
-    loaded = await asyncio.to_thread(open_engine, settings)
-    harden.stage2(Program.WORKER, settings)
-    events.emit(Event.PHASE, phase=Phase.ATTEST)
-    worker = Worker(settings, loaded, collect_software if settings.attester == SOFTWARE else remote.collect)
+    report = partial(child.enter, end)
+    report(Phase.INIT)
+    loaded = await asyncio.to_thread(open_engine, settings, dialled, report)
+    hygiene.settle()
+    child.close_sandbox(inherited, Program.WORKER)
+    report(Phase.ATTEST)
+    worker = Worker(
+        settings,
+        loaded,
+        collect_software if settings.attester == SOFTWARE else remote.collect,
+        publisher=_publisher(inherited),
+        tell=partial(control.write, end),
+    )
     child.silence()
-    serving = True
     facts: dict[str, Any] = {"node_key": worker.entry.node_key, "tier": worker.entry.tier, "engine": settings.engine}
-    control.write(inherited.control, facts={**facts, "model": loaded.engine.model_id})
-    await worker.connect(inherited.link_fd)
-    await _first(stop.wait(), *worker.duties())
+    control.write(end, facts={**facts, "model": loaded.engine.model_id})
+    await worker.take(inherited.link_fd)
+    await _first(stop.wait(), _take_all(worker, links), worker.serve(partial(report, Phase.READY)))
     async with asyncio.timeout(CLOSE_S):
         await loaded.engine.close()
+
+
+async def _take_all(worker: Worker, links: asyncio.Queue[int]) -> None:
+    """Take over the link to every new gateway."""
+    while True:
+        await worker.take(await links.get())
+
+
+def _publisher(inherited: child.Inherited) -> Publisher:
+    """Return the signer that every worker of this node has in its turn, and where the one before has ended."""
+    name, seed = f"{inherited.settings.deployment}/directory", bytes.fromhex(inherited.extra["signer"])
+    epoch, seq = inherited.extra["after"] or NOTHING
+    return Publisher(NoteSigner.from_seed(name, seed), after=(int(epoch), int(seq)))
 
 
 async def _first(*works: Coroutine[Any, Any, object]) -> None:
     """Run until one of them ends. What it raised is raised: a node whose keys no longer end must end itself."""
     tasks = [asyncio.create_task(work) for work in works]
-    done, running = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-    for task in running:
-        task.cancel()
+    try:
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in tasks:
+            task.cancel()
     for task in done:
         task.result()
 

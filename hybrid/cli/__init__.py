@@ -5,6 +5,7 @@ Exit codes: 0 ok, 1 error, 2 usage, 3 refused by policy or person, 4 unavailable
 6 context overflow, 75 try later, 130 interrupted.
 """
 
+import os
 from importlib import import_module
 from typing import Any
 
@@ -104,3 +105,4 @@ def main() -> None:
 
     The answer goes to stdout, everything else to stderr.
     """
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # what it would print, our own errors say

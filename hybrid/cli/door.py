@@ -62,7 +62,7 @@ def configured(wishes: "Wishes") -> "Config":
     from hybrid.settings import deciding, trusted
     from hybrid.trust.policy import Policy
 
-    names = ("model", "policy", "node", "node_key", "node_token_file", "trust")
+    names = ("model", "policy", "node", "node_key", "node_token_file", "node_ca_file", "trust")
     settings = config.load({name: getattr(wishes, name) for name in names})
     node = None if wishes.local_node else settings.node
     if node and not isinstance(deciding(settings), Policy) and trusted(node, settings.trust) is None:
@@ -104,6 +104,7 @@ def open_client(
             node=address,
             trust=trust,
             node_token=read_token(settings.node_token_file),
+            node_ca=None if local_node else settings.node_ca_file,
             policy=settings.policy,
             threshold=settings.threshold,
             on_handoff=on_handoff or settings.on_handoff,

@@ -13,6 +13,7 @@ from hybrid.wire.types import Route
 
 _FILE = click.Path(dir_okay=False, path_type=Path)
 MODES = ("auto", "prefer_on_device", "prefer_private_cloud", "only_on_device", "only_private_cloud")
+NODE_CA = "Certificate of the authority that signed the node's, PEM, in place of the public ones."
 Returned = TypeVar("Returned")
 
 
@@ -28,6 +29,7 @@ class Wishes:
     node: str | None
     node_key: str | None
     node_token_file: Path | None
+    node_ca_file: Path | None
     trust: Path | None
     local_node: bool
     seed: int | None
@@ -56,6 +58,7 @@ def _options() -> list[Callable[[Any], Any]]:
         option(
             "--node-token-file", metavar="FILE", type=_FILE, help="Holds the access key of a node that asks for one."
         ),
+        option("--node-ca", "node_ca_file", metavar="FILE", type=_FILE, help=NODE_CA),
         option("--trust", metavar="FILE", type=_FILE, help="Trust file, instead of the usual one."),
         option("--local-node", is_flag=True, help="Start a private node on this machine, and stop it afterwards."),
         option("--seed", metavar="N", type=click.IntRange(min=0), help="Same seed, same answer."),

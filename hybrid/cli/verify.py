@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from hybrid.cli.findings import block, inspected, rejudged
+from hybrid.cli.options import NODE_CA
 from hybrid.cli.terminal import ColourWish, safe, screen_of, show, talk
 from hybrid.errors import AttestationError, ConfigurationError, UnavailableError
 from hybrid.state import default_folder
@@ -32,10 +33,13 @@ LOOK_S = 60.0  # for everything a look fetches: a node that answers drop by drop
 @click.command("verify")
 @click.argument("target", metavar="HOST[:PORT]|RECEIPT")
 @click.option("--node-key", metavar="KEY", help="The key this node printed at its start.")
+@click.option("--node-ca", metavar="FILE", type=click.Path(dir_okay=False, path_type=Path), help=NODE_CA)
 @click.option("--trust", metavar="FILE", type=click.Path(path_type=Path), help="Trust file, instead of the usual one.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object.")
 @click.option("--color", "colour", type=click.Choice(["auto", "always", "never"]), default="auto", help="Colour.")
-def command(target: str, node_key: str | None, trust: Path | None, as_json: bool, colour: ColourWish) -> int:
+def command(  # noqa: PLR0917 - click hands over by name
+    target: str, node_key: str | None, node_ca: Path | None, trust: Path | None, as_json: bool, colour: ColourWish
+) -> int:
     """Show every check of a node, or of a receipt.
 
     For a node: fetches its directory, the log's newest entries and fresh evidence; sends nothing of yours. A deployment
@@ -46,7 +50,7 @@ def command(target: str, node_key: str | None, trust: Path | None, as_json: bool
 
     from hybrid import config
 
-    settings = config.load({"node_key": node_key, "trust": trust})
+    settings = config.load({"node_key": node_key, "node_ca_file": node_ca, "trust": trust})
     path = _receipt(target, settings)
     facts, code = _judged_receipt(path, settings) if path else _judged_node(target, settings)
     if as_json:
@@ -79,7 +83,7 @@ def _judged_node(target: str, settings: "Config") -> tuple[dict[str, Any], int]:
     verifier, folder = Verifier(settled.policy), settings.state or default_folder()
 
     async def look() -> "Inspection":
-        transport = GrpcTransport(settled.address, as_timeout(settled.timeout))
+        transport = GrpcTransport(settled.address, as_timeout(settled.timeout), root_certificates=settled.roots)
         try:
             async with asyncio.timeout(LOOK_S):
                 return await inspect(transport, verifier, LogMemory(folder))
@@ -115,7 +119,7 @@ def _settled(target: str, settings: "Config") -> "Settings":
     if not pinned and trusted(target, settings.trust) is None:
         raise _unknown(target, settings)
     node = target if ":" in target or not pinned else f"{target}:{DEFAULT_PORT}"  # else the name of a deployment
-    return Settings(node=node, trust=decides, timeout=settings.timeout)
+    return Settings(node=node, node_ca=settings.node_ca_file, trust=decides, timeout=settings.timeout)
 
 
 def _unknown(target: str, settings: "Config") -> ConfigurationError:

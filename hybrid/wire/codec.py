@@ -102,6 +102,7 @@ def encode_request(request: GenerateRequest) -> bytes:
             repetition_penalty=sampling.repetition_penalty,
             seed=sampling.seed,
             stop=sampling.stop,
+            cache_salt=request.cache_salt,
         )
     except ValueError:
         raise Malformed("the request's text is not Unicode") from None
@@ -122,6 +123,7 @@ def decode_request(data: bytes) -> GenerateRequest:
                 seed=message.seed if message.HasField("seed") else None,
                 stop=tuple(message.stop),
             ),
+            cache_salt=message.cache_salt,
         )
     except ValueError:
         raise Malformed("the request asks for something no engine could do") from None

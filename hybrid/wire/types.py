@@ -10,6 +10,8 @@ from typing import Protocol
 
 MAX_STOP_STRINGS = 8
 MAX_STOP_CHARS = 256
+MIN_SALT_BYTES = 16
+MAX_SALT_BYTES = 32
 
 
 class Route(StrEnum):
@@ -81,18 +83,25 @@ def _within(name: str, value: float, low: float, high: float) -> None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GenerateRequest:
-    """One request, the same on both routes. Labels stay outside it: they are never sent."""
+    """One request, the same on both routes. Labels stay outside it: they are never sent.
+
+    cache_salt: names the conversation to the node's prefix cache, 16 to 32 random bytes; empty: share with nobody.
+    """
 
     messages: tuple[Message, ...] = field(repr=False)
     sampling: Sampling = Sampling()
+    cache_salt: bytes = field(default=b"", repr=False)
 
     def __post_init__(self) -> None:
-        """Refuse a request without any words.
+        """Refuse a request without any words, and a salt that could be guessed.
 
-        Raises ValueError when there is no message or the last one is blank.
+        Raises ValueError when there is no message or the last one is blank, and for a salt of another length.
         """
         if not self.messages or not self.messages[-1].content.strip():
             msg = "the prompt is empty"
+            raise ValueError(msg)
+        if self.cache_salt and not MIN_SALT_BYTES <= len(self.cache_salt) <= MAX_SALT_BYTES:
+            msg = f"a cache salt has {MIN_SALT_BYTES} to {MAX_SALT_BYTES} bytes"
             raise ValueError(msg)
 
 

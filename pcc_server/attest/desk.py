@@ -18,26 +18,25 @@ from .collector import Ask, CollectFailure, Collector, Parts
 
 
 class Desk:
-    """Collects for one worker. make: opens the collector, at the first request; raises CollectFailure."""
+    """Collects for whoever is the worker. make: opens the collector, at the first request; raises CollectFailure."""
 
-    def __init__(self, make: Callable[[], Collector], end: socket.socket) -> None:
+    def __init__(self, make: Callable[[], Collector]) -> None:
         self._make = make
-        self._end = end
-        self._asked: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
+        self._asked: queue.SimpleQueue[tuple[dict[str, Any], socket.socket]] = queue.SimpleQueue()
         self._collector: Collector | None = None
         self._thread: threading.Thread | None = None
 
-    def ask(self, request: dict[str, Any]) -> None:
-        """Take a request as ``Remote`` writes it; the answer goes over the control socket."""
+    def ask(self, request: dict[str, Any], end: socket.socket) -> None:
+        """Take a request as ``Remote`` writes it. end: of the control socket that the answer goes to."""
         if self._thread is None:
             self._thread = threading.Thread(target=self._work, name="evidence", daemon=True)
             self._thread.start()
-        self._asked.put(request)
+        self._asked.put((request, end))
 
     def _work(self) -> None:
         while True:
-            request = self._asked.get()
-            control.write(self._end, collected={"id": request["id"], **self._answer(request)})
+            request, end = self._asked.get()
+            control.write(end, collected={"id": request["id"], **self._answer(request)})
 
     def _answer(self, request: dict[str, Any]) -> dict[str, Any]:
         try:
@@ -81,5 +80,10 @@ def _tpm2(name: str) -> Collector:
     from .tpm2 import Tpm2Collector
     from .tpm_device import open_device
 
-    folder = Path(os.environ.get("XDG_RUNTIME_DIR") or "/run") / "hybrid-pcc"  # ends with the boot, as the PCR does
-    return Tpm2Collector(lambda: open_device(name), folder / f"events-{name.rpartition('/')[2].replace(':', '-')}")
+    kept = events_folder() / f"events-{name.rpartition('/')[2].replace(':', '-')}"
+    return Tpm2Collector(lambda: open_device(name), kept)
+
+
+def events_folder() -> Path:
+    """Return where the runtime PCR's log is kept: it ends with the boot, as the PCR does."""
+    return Path(os.environ.get("XDG_RUNTIME_DIR") or "/run") / "hybrid-pcc"

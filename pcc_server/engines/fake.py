@@ -18,28 +18,33 @@ from . import Loaded
 CONTEXT_TOKENS = 8192
 BASE_TOKENS = 16  # of an answer to an empty request; each character of the request adds one
 SLOW_FIRST_TOKEN_S = 5.0
+HANGS_AT = 5  # the token that never comes, with the fault "hang"
 NO_FILES = b"[]"  # canonical JSON of the manifest of a model without files
 
 
 def open_fake(settings: Settings) -> Loaded:
     """Open it; there is nothing to load."""
     first_s = SLOW_FIRST_TOKEN_S if settings.fault == "slow_first_token" else 0.0
-    engine = FakeEngine(delay_s=settings.fake_delay_ms / 1000, first_delay_s=first_s)
-    return Loaded(engine=engine, manifest=hashlib.sha256(NO_FILES).digest())
+    hangs_at = HANGS_AT if settings.fault == "hang" else 0
+    engine = FakeEngine(delay_s=settings.fake_delay_ms / 1000, first_delay_s=first_s, hangs_at=hangs_at)
+    return Loaded(engine=engine, manifest=hashlib.sha256(NO_FILES).digest(), stalled_s=engine.stalled_s)
 
 
 class FakeEngine:
     """Answers with ``16 + characters of the request`` numbered words, or ``max_tokens`` of them if that is less.
 
-    delay_s: pause before each token.  first_delay_s: a further one before the first.
+    delay_s: pause before each token.  first_delay_s: a further one before the first.  hangs_at: the token that never
+    comes, 0 for none.
     """
 
     model_id = FAKE_MODEL
     context_size = CONTEXT_TOKENS
 
-    def __init__(self, *, delay_s: float = 0.0, first_delay_s: float = 0.0) -> None:
+    def __init__(self, *, delay_s: float = 0.0, first_delay_s: float = 0.0, hangs_at: int = 0) -> None:
         self._delay_s = delay_s
         self._first_delay_s = first_delay_s
+        self._hangs_at = hangs_at
+        self._hung_at: float | None = None
         self.running = 0
         self.started = 0
 
@@ -69,6 +74,8 @@ class FakeEngine:
         given = min(wanted, request.sampling.max_tokens, self.context_size - prompt)
         for number in range(1, given + 1):
             await asyncio.sleep(self._delay_s)
+            if number == self._hangs_at:
+                await self._hang()
             yield Chunk(text=f"token {number} " if number > 1 else "fake engine: token 1 ", tokens=1)
         yield Chunk(
             finish_reason=FinishReason.STOP if given == wanted else FinishReason.LENGTH,
@@ -76,6 +83,14 @@ class FakeEngine:
             timing=EngineTiming(decode_s=time.perf_counter() - begun),
             params={"max_tokens": request.sampling.max_tokens},
         )
+
+    async def _hang(self) -> None:
+        self._hung_at = self._hung_at or time.monotonic()
+        await asyncio.Event().wait()
+
+    def stalled_s(self) -> float:
+        """Return for how long it has hung."""
+        return time.monotonic() - self._hung_at if self._hung_at else 0.0
 
     async def close(self) -> None:
         """Nothing to free."""

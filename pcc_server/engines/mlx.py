@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from device.catalog import Entry
-from device.engine import EngineOptions, MLXEngine
+from device.engine import MLXEngine
 from device.errors import (
     BadRequest,
     ContextOverflow,
@@ -22,17 +22,27 @@ from device.errors import (
     Overloaded,
     UnknownModel,
 )
-from device.manifest import read_manifest
+from device.manifest import check_hashes, check_names_and_sizes, read_manifest, refuse_code
+from device.options import EngineOptions
 from device.store import Store
 from hybrid.wire.errors import SealedCode
 from hybrid.wire.evidence import Accelerator
 from hybrid.wire.types import Chunk, GenerateRequest
+from pcc_server import events
 from pcc_server.config import Settings
 from pcc_server.errors import CONFIG_EXIT, Sealed, StartFailure
+from pcc_server.events import Event, Phase
+from pcc_server.plan import beside, read_folder
 
-from . import Loaded
+from . import Load, Loaded, Report
 
 _ACCELERATORS = {"metal": Accelerator.APPLE_GPU, "cuda": Accelerator.GPU}
+_PHASES = {
+    "verify": (Phase.VERIFY_WEIGHTS, 0),
+    "weights": (Phase.LOAD, 0),
+    "tokenizer": (Phase.LOAD, 90),
+    "warmup": (Phase.WARMUP, 0),
+}
 _CODES: dict[type[DeviceError], SealedCode] = {
     BadRequest: SealedCode.BAD_REQUEST,
     Overloaded: SealedCode.OVERLOADED,
@@ -41,20 +51,80 @@ _CODES: dict[type[DeviceError], SealedCode] = {
 }
 
 
-def open_mlx(settings: Settings) -> Loaded:
+def open_mlx(settings: Settings, report: Report) -> Loaded:
     """Find the model, load it, and return it with its digest. Raises StartFailure with a sentence and a way out."""
-    try:
-        folder = _folder(settings)
-    except DeviceError as error:
-        _refuse(error, settings.store)
+
+    def told(phase: str, pct: int) -> None:
+        entered, so_far = _PHASES[phase]
+        report(entered, max(pct, so_far))
+
+    folder = find_model(settings)
     try:
         manifest = read_manifest(folder)
-        options = EngineOptions(max_rows=settings.max_running, signals=False, stateless=True)
-        engine = MLXEngine.open(folder, model_id=manifest.id, options=options)
+        engine = MLXEngine.open(folder, model_id=manifest.id, options=_options(settings), told=told)
     except DeviceError as error:
         _refuse(error, str(folder))
+    planned = read_folder(folder, f32=engine.status().weights == "f32")
+    events.emit(Event.PLANNED, **beside(planned, _load(engine)))
     accelerator = _ACCELERATORS.get(engine.status().path, Accelerator.CPU)
-    return Loaded(engine=_Stateless(engine), manifest=manifest.digest(), accelerator=accelerator)
+    return Loaded(
+        engine=_Stateless(engine),
+        manifest=manifest.digest(),
+        accelerator=accelerator,
+        load=lambda: _load(engine),
+        stalled_s=engine.stalled_s,
+    )
+
+
+def _options(settings: Settings) -> EngineOptions:
+    return EngineOptions(
+        context_tokens=settings.context or None,
+        max_rows=settings.max_running,
+        signals=False,
+        stateless=True,
+        chunk_tokens=settings.chunk,
+        max_stall_s=settings.max_stall_ms / 1000,
+        prefix_cache=settings.prefix_cache != "off",
+        prefix_age_s=settings.epoch_s,
+    )
+
+
+def _load(engine: MLXEngine) -> Load:
+    load = engine.load()
+    return Load(
+        kv_token_bytes=load.kv_token_bytes,
+        kv_budget_bytes=load.kv_budget_bytes,
+        kv_used_bytes=load.kv_used_bytes,
+        prefill_tps=load.prefill_tps,
+        decode_tps=load.decode_tps / max(1, sum(load.rows)),  # of one stream
+        memory_bytes=load.memory_bytes,
+        room_bytes=load.room_bytes,
+        rows=load.max_rows,
+        bands=load.rows,
+        queued_tokens=load.queued_tokens,
+        rebuilds=load.rebuilds,
+    )
+
+
+def find_model(settings: Settings) -> Path:
+    """Return the folder of the model that would be served, without loading it. Raises StartFailure."""
+    try:
+        return _folder(settings)
+    except DeviceError as error:
+        _refuse(error, settings.store)
+
+
+def weigh(settings: Settings) -> bytes:
+    """Hash every file of the model that would be served; return its digest. Raises StartFailure where one differs."""
+    folder = find_model(settings)
+    try:
+        manifest = read_manifest(folder)
+        refuse_code(folder)
+        check_names_and_sizes(folder, manifest)
+        check_hashes(folder, manifest)
+    except DeviceError as error:
+        _refuse(error, str(folder))
+    return manifest.digest()
 
 
 def _folder(settings: Settings) -> Path:

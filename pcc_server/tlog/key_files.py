@@ -1,6 +1,5 @@
 """Private note keys in files: one line ``PRIVATE+KEY+name+hash+base64(type, seed)``, as Go's note package writes it."""
 
-import stat
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeAlias
@@ -8,6 +7,8 @@ from typing import TypeAlias
 from hybrid.wire.cosignature import CosignatureSigner
 from hybrid.wire.errors import WireError
 from hybrid.wire.note import NoteSigner
+
+from pcc_server.secret_files import remedy
 
 from .errors import LogError
 from .store import SECRET_FILE, Store
@@ -62,9 +63,11 @@ def read_key(path: Path) -> Signer:
 
 def _read_line(path: Path) -> str:
     try:
-        mode, text = path.stat().st_mode, path.read_text("utf-8")
-    except (OSError, UnicodeDecodeError):
-        raise LogError(f"cannot read the key file {path}") from None
-    if mode & (stat.S_IRWXG | stat.S_IRWXO):
-        raise LogError(f"{path} can be read by others; run: chmod 600 {path}")
+        found, text = path.stat(), path.read_text("utf-8")
+    except OSError as error:
+        raise LogError(f"cannot read the key file {path}: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise LogError(f"{path} holds no key: it is no text") from None
+    if command := remedy(path, found):
+        raise LogError(f"{path} can be read by others; run: {command}")
     return text.removesuffix("\n")

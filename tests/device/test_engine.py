@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
-from device.engine import EngineOptions, MLXEngine
+from device.engine import MLXEngine
 from device.errors import BadRequest, ContextOverflow, EngineClosed
+from device.options import EngineOptions
 from hybrid.wire.types import Engine, FinishReason
 
 from .conftest import SYSTEM
@@ -169,6 +170,23 @@ def test_a_stateless_engine_keeps_nothing_and_sends_no_signals(tiny: Path) -> No
     asyncio.run(opened.close())
     assert [a.last.usage.cached_input for a in answers if a.last.usage] == [0, 0]
     assert [a.last.signals for a in answers] == [None, None]
+
+
+def test_a_stateless_engine_with_a_prefix_cache_keeps_for_named_partitions_until_they_are_old(tiny: Path) -> None:
+    import time
+
+    options = EngineOptions(stateless=True, prefix_cache=True, prefix_age_s=300)
+    opened = MLXEngine.open(tiny, model_id="tiny", options=options)
+    cached = [ask(opened, "quick fox", partition=name).last.usage for name in ("a", "a", "b", "", "")]
+    assert [usage.cached_input > 0 for usage in cached if usage] == [False, True, False, False, False]
+    assert opened.status().cached_bytes > 0
+    opened._core._prefix._now = lambda: time.monotonic() + 301
+    opened.release("somebody")  # any message: the thread then looks again when to wake up
+    until = time.monotonic() + 20
+    while opened.status().cached_bytes:
+        assert time.monotonic() < until
+        time.sleep(0.05)
+    asyncio.run(opened.close())
 
 
 def test_a_prompt_up_to_the_limit_is_answered_from_all_of_it(make_tiny: Callable[..., Path]) -> None:

@@ -24,7 +24,8 @@ async def _idle(engine: MLXEngine) -> None:
 
 
 def _cache_bytes(core: Core) -> int:
-    return core._machine.cache_bytes
+    assert core._turns is not None
+    return sum(steps.cache_bytes for steps in core._turns._generators)
 
 
 def test_closing_the_iterator_stops_within_one_token(engine: MLXEngine) -> None:
@@ -33,7 +34,8 @@ def test_closing_the_iterator_stops_within_one_token(engine: MLXEngine) -> None:
         async for chunk in stream:
             if chunk.tokens:
                 break
-        (live,) = engine._core._running.values()
+        assert engine._core._turns is not None
+        (live,) = engine._core._turns.running
         await stream.aclose()
         seen = len(live.emitted)
         await _idle(engine)

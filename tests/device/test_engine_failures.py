@@ -109,29 +109,14 @@ def test_a_request_that_fails_fails_alone(engine: MLXEngine, plant: str, monkeyp
     assert engine.status().running == 0
 
 
-def test_a_failed_step_restarts_all_that_ran_beside_it(engine: MLXEngine, monkeypatch: pytest.MonkeyPatch) -> None:
-    beside: list[int] = []
-    real = engine._core._start_again
-
-    def counted(error: Exception) -> None:
-        beside.append(engine.status().running)
-        real(error)
-
-    monkeypatch.setattr(engine._core, "_start_again", counted)
-    _plant_step_failure(engine, monkeypatch)
-    ask_all(engine, [*HEALTHY, BAD])
-    assert beside[0] > 1
-    assert beside[-1] == 1
-    assert len(beside) == 2
-
-
 def test_a_detokeniser_that_raises_fails_its_own_request(engine: MLXEngine, monkeypatch: pytest.MonkeyPatch) -> None:
     expected = ask_all(engine, HEALTHY[:1])[0].text
     _plant_detokenizer(engine, monkeypatch)
     healthy, failed = ask_all(engine, [HEALTHY[0], request("seven", stop=("~~~",))])
     assert isinstance(failed, EngineFailed)
     assert healthy.text == expected
-    assert engine._core._machine.cache_bytes == 0
+    assert engine._core._turns is not None
+    assert sum(steps.cache_bytes for steps in engine._core._turns._generators) == 0
 
 
 def test_repeating_a_failed_step_would_spoil_the_neighbour(engine: MLXEngine, tiny: Path) -> None:
@@ -166,7 +151,7 @@ def test_ids_outside_the_vocabulary_are_refused_before_the_model_sees_them(engin
 
 
 def test_a_full_queue_refuses_instead_of_growing(engine: MLXEngine, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("device.core.WAITING_PER_ROW", 1)
+    monkeypatch.setattr("device.turns.WAITING_PER_ROW", 1)
     answers = ask_all(engine, [request("quick fox", max_tokens=60)] * 30)
     refused = [answer for answer in answers if isinstance(answer, Overloaded)]
     assert refused

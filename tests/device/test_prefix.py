@@ -115,3 +115,26 @@ def test_common_counts_leading_ids() -> None:
     assert common([1, 2, 3], [1, 2, 4]) == 2
     assert common([1, 2], [1, 2, 3]) == 2
     assert common([], [1]) == 0
+
+
+def test_what_has_no_name_is_not_kept() -> None:
+    kept = _keeping()
+    kept.put("", _ids(30), [Layer(30)])
+    assert kept.nbytes == 0
+
+
+def test_nothing_is_kept_beyond_its_age_and_a_new_turn_begins_a_new_one() -> None:
+    clock = [0.0]
+    kept = PrefixCache(10_000, cut=_cut, age_s=300, now=lambda: clock[0])
+    kept.put("a", _ids(30), [Layer(30)])
+    assert kept.forget_old() == 300
+    clock[0] = 200.0
+    kept.put("b", _ids(30), [Layer(30)])
+    clock[0] = 299.0
+    assert kept.take("a", _ids(40))[0] == 30
+    clock[0] = 300.0
+    assert kept.take("a", _ids(40)) == (0, None)
+    assert kept.forget_old() == 200
+    clock[0] = 500.0
+    assert kept.forget_old() is None
+    assert kept.nbytes == 0

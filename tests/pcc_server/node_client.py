@@ -162,14 +162,17 @@ class Answer:
 class Client:
     """Fetches the directory, seals, sends, opens."""
 
+    OPTIONS = (("grpc.enable_retries", 0), ("grpc.use_local_subchannel_pool", 1))
+
     def __init__(self, node: Node) -> None:
-        self.channel = grpc.insecure_channel(
-            node.address, options=(("grpc.enable_retries", 0), ("grpc.use_local_subchannel_pool", 1))
-        )
+        self.channel = self.connect(node.address)
         self._get = self.channel.unary_stream(codec.METHODS["Directory.Get"])
         self._invoke = self.channel.stream_stream(codec.METHODS["Inference.Invoke"])
         self.verifier = NoteVerifier.parse(node.ready["node_key"])
         self.directory, self.model_id, self.candidate = self._fetch()
+
+    def connect(self, address: str) -> grpc.Channel:
+        return grpc.insecure_channel(address, options=self.OPTIONS)
 
     def _fetch(self) -> tuple[Directory, str, Candidate]:
         reply = codec.decode_directory_reply(codec.join_parts(list(self._get(b"", timeout=10))))

@@ -12,12 +12,13 @@ import pytest
 from hybrid.wire import codec
 from hybrid.wire.errors import ErrorCode
 from pcc_server import cli_access, errors
-from pcc_server.access import AccessKey, Keys, digest_of, parse_keys
+from pcc_server.access import AccessKey, Anybody, Keys, digest_of, parse_keys
 from pcc_server.errors import Limit, StartFailure, TokenRefused
 from tests.pcc_server.node_client import COMMAND, Node, collect, until
 from tests.pcc_server.router_client import ManyClient
 
 TOKEN = b"pcc_" + b"A" * 43
+SIZE = 1096  # of the smallest sealed body
 
 
 class Clock:
@@ -28,8 +29,10 @@ class Clock:
         return self.now
 
 
-def key(name: str = "one", token: bytes = TOKEN, per_minute: int = 60, at_once: int = 4) -> AccessKey:
-    return AccessKey(id=name, digest=digest_of(token), per_minute=per_minute, at_once=at_once)
+def key(
+    name: str = "one", token: bytes = TOKEN, per_minute: int = 60, at_once: int = 4, tokens: int = 400_000
+) -> AccessKey:
+    return AccessKey(id=name, digest=digest_of(token), per_minute=per_minute, at_once=at_once, tokens=tokens)
 
 
 def write(path: Path, *keys: AccessKey) -> Path:
@@ -56,6 +59,8 @@ def test_a_line_holds_id_hash_and_limits_and_not_the_key() -> None:
         (f"one {'0' * 64} 0/4", "limits lie between"),
         (f"one {'0' * 64} 60/0", "limits lie between"),
         (f"one {'0' * 64} 60", "line 1"),
+        (f"one {'0' * 64} 60/4/0", "limits lie between"),
+        (f"one {'0' * 64} 60/4/999999999", "limits lie between"),
         (f"one {'0' * 64} 60/4 more", "line 1"),
         (f"one {'0' * 64} 60/4\none {'1' * 64} 60/4", "line 2: the id one stands twice"),
     ],
@@ -63,6 +68,11 @@ def test_a_line_holds_id_hash_and_limits_and_not_the_key() -> None:
 def test_a_file_that_is_not_clear_is_refused_by_line(text: str, says: str) -> None:
     with pytest.raises(ValueError, match=says):
         parse_keys(text)
+
+
+def test_a_line_without_tokens_has_the_usual_ones() -> None:
+    (read,) = parse_keys(f"one {'0' * 64} 60/4")
+    assert read.tokens == key().tokens
 
 
 def test_a_file_that_cannot_be_used_stops_the_start(tmp_path: Path) -> None:
@@ -76,10 +86,10 @@ def test_a_file_that_cannot_be_used_stops_the_start(tmp_path: Path) -> None:
 
 def test_a_holder_is_let_in_and_nobody_else(tmp_path: Path) -> None:
     keys = Keys(write(tmp_path / "keys", key("other", b"x"), key()))
-    with keys.enter(TOKEN):
+    with keys.enter(TOKEN, size_bytes=SIZE):
         pass
     for wrong in (b"", TOKEN[:-1], TOKEN + b"A", digest_of(TOKEN), digest_of(TOKEN).hex().encode()):
-        with pytest.raises(TokenRefused), keys.enter(wrong):
+        with pytest.raises(TokenRefused), keys.enter(wrong, size_bytes=SIZE):
             pass
 
 
@@ -94,26 +104,62 @@ def test_every_key_is_compared_whether_an_earlier_one_fits_or_not(
 
     keys = Keys(write(tmp_path / "keys", key(), key("two", b"2"), key("three", b"3")))
     monkeypatch.setattr("pcc_server.access.hmac.compare_digest", compare)
-    with keys.enter(TOKEN):
+    with keys.enter(TOKEN, size_bytes=SIZE):
         assert len(compared) == 3
 
 
 def test_each_key_has_limits_of_its_own(tmp_path: Path) -> None:
     clock = Clock()
     keys = Keys(write(tmp_path / "keys", key(per_minute=2, at_once=1), key("other", b"x")), clock=clock)
-    with keys.enter(TOKEN):
-        with pytest.raises(Limit), keys.enter(TOKEN):
+    with keys.enter(TOKEN, size_bytes=SIZE):
+        with pytest.raises(Limit), keys.enter(TOKEN, size_bytes=SIZE):
             pass
-        with keys.enter(b"x"):
+        with keys.enter(b"x", size_bytes=SIZE):
             pass
-    with keys.enter(TOKEN):
+    with keys.enter(TOKEN, size_bytes=SIZE):
         pass
-    with pytest.raises(Limit) as raised, keys.enter(TOKEN):
+    with pytest.raises(Limit) as raised, keys.enter(TOKEN, size_bytes=SIZE):
         pass
     assert 0 < raised.value.retry_ms <= 30_001
     clock.now += 31
-    with keys.enter(TOKEN):
+    with keys.enter(TOKEN, size_bytes=SIZE):
         pass
+
+
+def test_a_long_prompt_pays_for_its_size_and_a_short_one_goes_on(tmp_path: Path) -> None:
+    """1,000 tokens a minute: two prompts of 2,000 bytes, then none of that size for half a minute."""
+    clock = Clock()
+    keys = Keys(write(tmp_path / "keys", key(tokens=1_000), key("other", b"x", tokens=1_000)), clock=clock)
+    for _ in range(2):
+        with keys.enter(TOKEN, size_bytes=2_000):
+            pass
+    with pytest.raises(Limit) as raised, keys.enter(TOKEN, size_bytes=2_000):
+        pass
+    assert 0 < raised.value.retry_ms <= 30_001
+    with keys.enter(b"x", size_bytes=2_000):
+        pass  # another key's bucket is full
+    clock.now += 7
+    with keys.enter(TOKEN, size_bytes=400):
+        pass  # a short one has enough by now
+    clock.now += 61
+    with keys.enter(TOKEN, size_bytes=1_000_000):
+        pass  # the largest one takes a full bucket, and is not locked out for ever
+    with pytest.raises(Limit), keys.enter(TOKEN, size_bytes=400):
+        pass
+
+
+def test_each_key_is_a_tenant_of_its_own_and_stays_it(tmp_path: Path) -> None:
+    clock, path = Clock(), tmp_path / "keys"
+    keys = Keys(write(path, key(), key("other", b"x")), clock=clock)
+    with keys.enter(TOKEN, size_bytes=SIZE) as one, keys.enter(b"x", size_bytes=SIZE) as other:
+        assert 0 < one != other > 0
+    write(path, key("new", b"new"), key())
+    clock.now += 1.1
+    with keys.enter(TOKEN, size_bytes=SIZE) as again, keys.enter(b"new", size_bytes=SIZE) as new:
+        assert again == one
+        assert new not in {0, one, other}
+    with Anybody().enter(b"", size_bytes=SIZE) as nobody:
+        assert nobody == 0
 
 
 def test_a_changed_file_counts_within_a_second_and_one_that_breaks_lets_nobody_in(tmp_path: Path) -> None:
@@ -121,28 +167,28 @@ def test_a_changed_file_counts_within_a_second_and_one_that_breaks_lets_nobody_i
     keys = Keys(write(path, key()), clock=clock)
     write(path, key("new", b"new"))
     clock.now += 1.1
-    with pytest.raises(TokenRefused), keys.enter(TOKEN):
+    with pytest.raises(TokenRefused), keys.enter(TOKEN, size_bytes=SIZE):
         pass
-    with keys.enter(b"new"):
+    with keys.enter(b"new", size_bytes=SIZE):
         pass
     for broken in ("nonsense", None):
         path.write_text(broken) if broken else path.unlink()
         clock.now += 1.1
-        with pytest.raises(TokenRefused), keys.enter(b"new"):
+        with pytest.raises(TokenRefused), keys.enter(b"new", size_bytes=SIZE):
             pass
         write(path, key("new", b"new"))
         clock.now += 1.1
-        with keys.enter(b"new"):
+        with keys.enter(b"new", size_bytes=SIZE):
             pass
 
 
 def test_a_running_request_still_counts_after_the_file_changed(tmp_path: Path) -> None:
     clock, path = Clock(), tmp_path / "keys"
     keys = Keys(write(path, key(at_once=1)), clock=clock)
-    with keys.enter(TOKEN):
+    with keys.enter(TOKEN, size_bytes=SIZE):
         write(path, key(at_once=1), key("new", b"new"))
         clock.now += 1.1
-        with pytest.raises(Limit), keys.enter(TOKEN):
+        with pytest.raises(Limit), keys.enter(TOKEN, size_bytes=SIZE):
             pass
 
 
@@ -241,7 +287,7 @@ def test_the_command_makes_lists_and_revokes(tmp_path: Path) -> None:
     assert made.startswith("pcc_")
     assert len(made) == 47
     assert (tmp_path / "keys").stat().st_mode & 0o777 == 0o600
-    assert "7/min, 2 at once" in access("list", path).stdout
+    assert "7/min, 2 at once, 400000 tokens/min" in access("list", path).stdout
     assert access("add", path, "alice").returncode == errors.CONFIG_EXIT
     assert access("revoke", path, "bob").returncode == errors.CONFIG_EXIT
     assert access("revoke", path, "alice").returncode == 0

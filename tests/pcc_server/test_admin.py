@@ -170,7 +170,7 @@ def test_what_a_browser_could_be_made_to_send_is_refused(
     assert [key["id"] for key in keys(node)] == before
 
 
-def test_only_the_four_calls_exist(node: Node) -> None:
+def test_other_methods_and_paths_do_not_exist(node: Node) -> None:
     for method, path, status in (("GET", "/keys/rotate", 405), ("GET", "/", 404), ("POST", "/evidence", 405)):
         assert call(node, method, path, MARK)[0] == status
 

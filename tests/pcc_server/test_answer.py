@@ -1,8 +1,11 @@
 """One opened request, answered in process: what is sealed when engine, clock or frames run out."""
 
 import asyncio
+import math
 import socket
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -12,16 +15,22 @@ from hybrid.wire.evidence import ModelEntry
 from hybrid.wire.keys import EpochKey, IdentityKey
 from hybrid.wire.receipt import Receipt, SealedError, UsageReport
 from hybrid.wire.types import Chunk, FinishReason, GenerateRequest, Usage
+from pcc_server.admission import Admission, Bounds
 from pcc_server.answer import Answer, Kitchen
+from pcc_server.engines import Load
 from pcc_server.engines.fake import FakeEngine
+from pcc_server.errors import Busy, DeadlinePassed
 from pcc_server.link import Frame, Kind, Link
 from pcc_server.outlet import Outlet
-from pcc_server.slots import Slots
+from pcc_server.tally import Tally
 from tests.pcc_server.node_client import ask
 
 MANIFEST = bytes(range(32))
 KEY = EpochKey.generate(1, 300)
 IDENTITY = IdentityKey.generate()
+
+
+BOUNDS = Bounds(running=1, queued=1, queue_s=8.0, soft=0.85, hard=0.95)
 
 
 class ScriptedEngine(FakeEngine):
@@ -43,7 +52,7 @@ class ScriptedEngine(FakeEngine):
 class Exchange:
     """Seals a request, has it answered, opens the reply."""
 
-    def __init__(self, engine: FakeEngine, request: GenerateRequest, slots: Slots | None = None) -> None:
+    def __init__(self, engine: FakeEngine, request: GenerateRequest, admission: Admission | None = None) -> None:
         candidate = Candidate(identity=IDENTITY.public, key=KEY.config, bundle_id=bytes(32), manifest=MANIFEST)
         sealed, self.opener = RequestSealer(
             candidates=[candidate], model_id="fake", directory_id=bytes(32), deadline_ms=15_000
@@ -51,7 +60,8 @@ class Exchange:
         opened = RequestOpener(header=sealed.header, body=sealed.body, key_package=sealed.key_packages[0], index=0)
         self.plain, self.sealer = opened.open(KEY)
         model = ModelEntry(model_id="fake", manifest=MANIFEST, context_tokens=8192, max_output_tokens=4096)
-        self.kitchen = Kitchen(engine=engine, model=model, slots=slots or Slots(running=1, queued=1))
+        self.tally = Tally(group=1)
+        self.kitchen = Kitchen(engine=engine, model=model, admission=admission or Admission(BOUNDS), tally=self.tally)
         self.frames: list[Frame] = []
         self.begun, self.complete = asyncio.Event(), asyncio.Event()
 
@@ -60,7 +70,7 @@ class Exchange:
         sender = await Link.connect(left.detach(), lambda _: None, lambda: None)
         receiver = await Link.connect(right.detach(), self._take, lambda: None)
         self.outlet = Outlet(sender, 1)
-        answer = Answer(self.kitchen, self.sealer, self.outlet, partition="1")
+        answer = Answer(self.kitchen, self.sealer, self.outlet, tenant=0)
         try:
             told = await answer.run(self.plain, IDENTITY, asyncio.get_running_loop().time() + seconds)
             await asyncio.wait_for(self.complete.wait(), 5)
@@ -162,20 +172,142 @@ def test_a_request_that_waits_hears_of_it(monkeypatch: pytest.MonkeyPatch) -> No
     assert len(texts) > 3
 
 
+def test_a_request_that_queues_has_its_head_and_hears_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pcc_server.answer.PULSE_S", 0.02)
+
+    async def main() -> Exchange:
+        admission = Admission(BOUNDS)
+        exchange = Exchange(FakeEngine(), ask("hello"), admission)
+        with admission.place(tenant=1, prompt=1, most=1, deadline=math.inf):
+            task = asyncio.create_task(exchange.run())
+            await asyncio.wait_for(exchange.begun.wait(), 5)
+            await asyncio.sleep(0.1)
+            assert exchange.frames[0].kind is Kind.HEAD
+        await task
+        return exchange
+
+    events, receipt = asyncio.run(main()).opened()
+    waiting = [event for event in events if isinstance(event, Chunk) and event.progress and not event.text]
+    assert len(waiting) > 3
+    assert receipt.status == 0
+
+
+@pytest.mark.parametrize(("seconds", "raised"), [(60.0, Busy), (0.001, DeadlinePassed)])
+def test_a_request_without_a_place_is_refused_before_anything_is_sent(seconds: float, raised: type[Exception]) -> None:
+    async def main() -> list[Frame]:
+        admission = Admission(replace(BOUNDS, queued=0), lambda: Load(prefill_tps=100.0))
+        exchange = Exchange(FakeEngine(), ask("hello"), admission)
+        with admission.place(tenant=1, prompt=1, most=1, deadline=math.inf), pytest.raises(raised):
+            await exchange.run(seconds=seconds)
+        return exchange.frames
+
+    assert asyncio.run(main()) == []
+
+
+def test_a_prompt_that_exceeds_the_context_is_told_inside_and_takes_no_place() -> None:
+    events, receipt = answered(FakeEngine(), request=ask("word " * 9_000))
+    (error,) = [event for event in events if isinstance(event, SealedError)]
+    assert (error.code, error.first) == (SealedCode.CONTEXT_LENGTH, 8192)
+    assert receipt.status == 1
+
+
+class Numbers(Tally):
+    """A tally that keeps what it is told, as it is told."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.told: list[tuple[object, ...]] = []
+
+    def request(self, outcome: str, finish: FinishReason | None, prompt: int, generated: int) -> None:
+        self.told.append((outcome, finish, prompt, generated))
+
+    def times(  # noqa: PLR0917 - the real signature
+        self, queue_s: float, prefill_s: float, first_s: float, decode_s: float, e2e_s: float, gaps: Any
+    ) -> None:
+        assert 0 <= queue_s <= first_s <= e2e_s
+        assert first_s + decode_s <= e2e_s
+        assert sum(gaps) == pytest.approx(decode_s)
+        self.told.append(("times", len(gaps)))
+
+    def cancelled(self, where: str, seconds: float) -> None:
+        self.told.append(("cancelled", where, seconds >= 0))
+
+    def prefix(self, queries: int, hits: int) -> None:
+        self.told.append(("prefix", queries, hits))
+
+
+def told(engine: FakeEngine, *, seconds: float = 10.0, cancel: bool = False, secret: bytes = b"") -> Any:
+    async def main() -> list[tuple[object, ...]]:
+        exchange = Exchange(engine, ask("hello", max_tokens=4))
+        numbers = Numbers()
+        exchange.kitchen = replace(exchange.kitchen, tally=numbers, cache_secret=secret)
+        task = asyncio.create_task(exchange.run(seconds=seconds))
+        if cancel:
+            await exchange.begun.wait()
+            task.cancel()
+        await asyncio.wait([task])
+        return numbers.told
+
+    return asyncio.run(main())
+
+
+def test_the_tally_hears_numbers_of_every_end() -> None:
+    async def failing() -> AsyncIterator[Chunk]:
+        yield Chunk(text="some ", tokens=1)
+        raise RuntimeError
+
+    ok = ("ok", FinishReason.LENGTH, 2, 4)
+    assert told(FakeEngine()) == [ok, ("times", 3)]
+    assert told(ScriptedEngine(failing)) == [("error", None, 2, 1), ("times", 0)]
+    slow = FakeEngine(first_delay_s=30)
+    assert told(slow, cancel=True) == [("cancelled", None, 2, 0), ("cancelled", "prefill", True)]
+    slow = FakeEngine(delay_s=0.05)
+    assert told(slow, seconds=0.12)[0][:2] == ("error", None)
+
+
+def partitions(salt: bytes, secret: bytes) -> set[str]:
+    async def main() -> set[str]:
+        engine = FakeEngine()
+        seen: set[str] = set()
+        real = engine.generate
+
+        def generate(request: GenerateRequest, *, partition: str = "default") -> AsyncIterator[Chunk]:
+            seen.add(partition)
+            return real(request, partition=partition)
+
+        engine.generate = generate  # type: ignore[method-assign]
+        exchange = Exchange(engine, replace(ask("hello"), cache_salt=salt))
+        exchange.kitchen = replace(exchange.kitchen, cache_secret=secret)
+        await exchange.run()
+        return seen
+
+    return asyncio.run(main())
+
+
+def test_nothing_is_kept_without_both_a_salt_and_a_node_that_keeps_prefixes() -> None:
+    salt, secret = b"s" * 16, b"p" * 32
+    assert partitions(b"", b"") == partitions(salt, b"") == partitions(b"", secret) == {""}
+    (named,) = partitions(salt, secret)
+    assert len(named) == 64
+    assert partitions(salt, secret) == {named}
+    assert partitions(b"t" * 16, secret) != {named} != partitions(salt, b"q" * 32)
+
+
 def test_a_cancelled_answer_closes_the_engine_s_stream_and_frees_its_place() -> None:
     async def script() -> AsyncIterator[Chunk]:
         yield Chunk(text="some ", tokens=1)
         await asyncio.sleep(60)
 
     async def main() -> tuple[bool, bool]:
-        engine, slots = ScriptedEngine(script), Slots(running=1, queued=0)
-        exchange = Exchange(engine, ask("hello"), slots)
+        engine, admission = ScriptedEngine(script), Admission(replace(BOUNDS, queued=0))
+        exchange = Exchange(engine, ask("hello"), admission)
         task = asyncio.create_task(exchange.run())
         await exchange.begun.wait()
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
-        async with asyncio.timeout(1), slots.run():
+        with admission.place(tenant=0, prompt=1, most=1, deadline=math.inf) as place:
+            await asyncio.wait_for(place.turn(), 1)
             return engine.closed, any(frame.kind is Kind.FINAL for frame in exchange.frames)
 
     assert asyncio.run(main()) == (True, False)

@@ -41,6 +41,8 @@ EXPECTED: dict[str, object] = {
     "unavailable": (grpc.StatusCode.UNAVAILABLE, "BUSY"),
     "die_before_head": (grpc.StatusCode.UNAVAILABLE, "BUSY"),
     "die_midstream": (grpc.StatusCode.UNAVAILABLE, "BUSY"),
+    "abort": (grpc.StatusCode.UNAVAILABLE, "BUSY"),
+    "hang": (grpc.StatusCode.UNAVAILABLE, "BUSY"),  # after the watchdog's ten seconds
 }
 
 

@@ -135,9 +135,9 @@ def test_work_that_ends_the_worker_is_not_lost_when_it_fails() -> None:
 @asynccontextmanager
 async def serving(halves: Halves) -> AsyncIterator[tuple[Gateway, str]]:
     gateway = Gateway(halves.settings)
-    server, address = make_server(gateway, halves.settings)
+    server, address, _ = make_server(gateway, halves.settings)
     left, right = socket.socketpair()
-    await gateway.worker.connect(left.detach(), gateway.worker.lose)
+    await gateway.worker.connect(left.detach())
     await halves.worker.connect(right.detach())
     beat = asyncio.create_task(halves.worker.beat())
     await server.start()
@@ -146,13 +146,13 @@ async def serving(halves: Halves) -> AsyncIterator[tuple[Gateway, str]]:
         yield gateway, address
     finally:
         beat.cancel()
-        gateway.worker._watching.cancel()
         await server.stop(0)
-        await closed(gateway.worker._link, halves.worker._link)
+        gateway.worker.close()
+        await closed(halves.worker._link)
 
 
 def test_a_caller_that_reads_nothing_loses_its_place(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pcc_server.gateway.READER_PATIENCE_S", 0.3)
+    monkeypatch.setattr("pcc_server.handlers.READER_PATIENCE_S", 0.3)
 
     async def main() -> tuple[int, int]:
         halves = Halves(max_new=4000)

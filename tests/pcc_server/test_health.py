@@ -14,6 +14,7 @@ from tests.pcc_server.node_client import Client, Node, ask, until
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 SERVICE_UNKNOWN = health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
+INFERENCE = "hybrid.wire.v1.Inference"
 
 
 def stub(client: Client) -> health_pb2_grpc.HealthStub:
@@ -24,7 +25,7 @@ def request(service: str) -> health_pb2.HealthCheckRequest:
     return health_pb2.HealthCheckRequest(service=service)
 
 
-@pytest.mark.parametrize("service", ["", "hybrid.wire.v1.Inference"])
+@pytest.mark.parametrize("service", ["", INFERENCE])
 def test_a_ready_node_is_serving(client: Client, service: str) -> None:
     assert stub(client).Check(request(service), timeout=5).status == SERVING
 
@@ -58,11 +59,12 @@ def test_a_node_with_a_stopped_worker_is_not_serving_refuses_and_recovers() -> N
         worker = node.pid("worker")
         os.kill(worker, signal.SIGSTOP)
         try:
-            until(lambda: stub(client).Check(request(""), timeout=5).status == NOT_SERVING, timeout=15)
+            until(lambda: stub(client).Check(request(INFERENCE), timeout=5).status == NOT_SERVING, timeout=15)
+            assert stub(client).Check(request(""), timeout=5).status == SERVING  # the process is well
             assert client.refused(client.encode(client.seal(ask("x"))[0]))[:2] == (grpc.StatusCode.UNAVAILABLE, "BUSY")
         finally:
             os.kill(worker, signal.SIGCONT)
-        until(lambda: stub(client).Check(request(""), timeout=5).status == SERVING)
+        until(lambda: stub(client).Check(request(INFERENCE), timeout=5).status == SERVING)
         assert client.ask("again").receipt
         until(lambda: node.events("worker_silent"))
 

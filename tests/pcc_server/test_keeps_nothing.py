@@ -73,7 +73,7 @@ def test_no_prompt_word_is_said_in_success_failure_cancel_or_crash() -> None:
         with pytest.raises(grpc.RpcError):
             list(call)
         seen += outer(call)
-        node.process.wait(10)
+        until(lambda: node.events("child_ended"))
         node.stop()
         assert {"request", "refused", "cancelled"} <= {
             name for name in ("request", "refused", "cancelled") if node.events(name)

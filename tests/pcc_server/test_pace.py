@@ -2,12 +2,13 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from functools import partial
 
 import pytest
 
 from pcc_server.errors import Limit
 from pcc_server.outlet import Cut
-from pcc_server.pace import GAP_S, Pace
+from pcc_server.pace import GAP_S, LONGEST_GAP_S, MESSAGES_PER_S, Pace, gap_s
 from pcc_server.patience import Patience
 
 
@@ -60,6 +61,28 @@ def test_what_comes_slowly_leaves_at_once(monkeypatch: pytest.MonkeyPatch) -> No
         assert not clock.due
 
     run(monkeypatch, test)
+
+
+def test_the_more_streams_there_are_the_longer_frames_wait_for_company(monkeypatch: pytest.MonkeyPatch) -> None:
+    """20 tokens a second: one stream sends each by itself, each of a thousand sends them in fours."""
+
+    async def test(clock: Clock) -> None:
+        for streams, messages in ((1, 20), (1_000, 5)):
+            sent: list[float] = []
+            pace = Pace(partial(sent.append, 0.0), streams=partial(int, streams))
+            for _ in range(20):
+                pace.added()
+                clock.move(0.05)
+            pace.flush()
+            assert len(sent) in {messages, messages + 1}
+
+    run(monkeypatch, test)
+
+
+def test_the_gap_keeps_messages_within_what_the_gateway_passes_on_and_words_flowing() -> None:
+    assert gap_s(1) == gap_s(16) == GAP_S
+    assert all(streams / gap_s(streams) <= MESSAGES_PER_S * 1.001 for streams in (100, 500, 1_000))
+    assert gap_s(4_096) == LONGEST_GAP_S
 
 
 def test_what_pours_leaves_sixteen_at_a_time_and_the_rest_when_it_is_due(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,13 +11,21 @@ import pytest
 
 from hybrid.wire import codec
 from hybrid.wire.envelope import RequestSealer, SealedRequest
+from hybrid.wire.errors import ErrorCode
 from hybrid.wire.keys import EpochKey
+from pcc_server import status_details
+from pcc_server.errors import STATUS
 from tests.pcc_server.node_client import Client, Node, ask, until
 
-REJECTED = (grpc.StatusCode.INVALID_ARGUMENT, "REJECTED", ())
-MALFORMED = (grpc.StatusCode.INVALID_ARGUMENT, "MALFORMED", ())
-STALE = (grpc.StatusCode.FAILED_PRECONDITION, "STALE_KEY", ())
-REPLAY = (grpc.StatusCode.ALREADY_EXISTS, "REPLAY", ())
+
+def told(code: ErrorCode) -> tuple[grpc.StatusCode, str, tuple[tuple[str, str], ...]]:
+    """All that a caller sees of a refusal without a hint."""
+    status = grpc.StatusCode[STATUS[code]]
+    return status, code.value, ((status_details.TRAILER, str(status_details.encode(status.value[0], code))),)
+
+
+REJECTED, MALFORMED = told(ErrorCode.REJECTED), told(ErrorCode.MALFORMED)
+STALE, REPLAY = told(ErrorCode.STALE_KEY), told(ErrorCode.REPLAY)
 
 
 def flipped(data: bytes, at: int) -> bytes:
@@ -76,8 +84,7 @@ def test_no_flip_in_the_header_is_ever_opened(node: Node, client: Client) -> Non
     before = runs(node)
     sealed, _ = client.seal(ask("hello"))
     answers = {client.refused(encode(sealed, header=flipped(sealed.header, at))) for at in range(len(sealed.header))}
-    token = (grpc.StatusCode.UNAUTHENTICATED, "TOKEN", ())
-    assert answers == {REJECTED, MALFORMED, STALE, token}
+    assert answers == {REJECTED, MALFORMED, STALE, told(ErrorCode.TOKEN)}
     assert runs(node) == before
 
 

@@ -174,7 +174,8 @@ def test_any_other_refusal_ends_the_request(fault: str, code: str) -> None:
         sealed, _ = client.seal_to([known[node_id(bad)], known[node_id(good)]], "hello")
         _, details, trailers = client.refused(client.encode(sealed))
         assert details == code
-        assert dict(trailers).get("retry-after-ms") == ("200" if code == "LIMIT" else None)
+        hint = dict(trailers).get("retry-after-ms")
+        assert 160 <= int(hint) <= 240 if code == "LIMIT" else hint is None  # the node's, as it spread it
         assert served(good) == 0
 
 
@@ -209,14 +210,15 @@ def test_after_the_head_nobody_else_is_asked() -> None:
         assert served(other) == 0
 
 
-def test_when_all_refuse_the_last_code_is_told() -> None:
+def test_when_all_refuse_a_stale_key_is_told_before_any_other_code() -> None:
+    """With a new directory the client finds the node that took the place of the one it sealed to."""
     with (
         Node("--fault", "overload") as one,
         Node("--fault", "stale_key") as two,
         routed([one, two]) as client,
     ):
         known = client.candidates()
-        for order, code in (((one, two), "STALE_KEY"), ((two, one), "BUSY")):
+        for order, code in (((one, two), "STALE_KEY"), ((two, one), "STALE_KEY"), ((one,), "BUSY")):
             sealed, _ = client.seal_to([known[node_id(node)] for node in order], "hello")
             assert client.refused(client.encode(sealed))[1] == code
 

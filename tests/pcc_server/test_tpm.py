@@ -476,9 +476,9 @@ def asked(collector: Callable[[], Collector], work: Callable[[Remote], Any]) -> 
     async def both() -> Any:
         ours, theirs = socket.socketpair()
         with ours, theirs:
-            desk, remote = Desk(collector, theirs), Remote(ours)
+            desk, remote = Desk(collector), Remote(ours)
             child.on_control(ours, remote.hear, lambda: None)
-            child.on_control(theirs, lambda message: desk.ask(message["collect"]), lambda: None)
+            child.on_control(theirs, lambda message: desk.ask(message["collect"], theirs), lambda: None)
             try:
                 return await work(remote)
             finally:
@@ -550,8 +550,9 @@ def test_only_the_worker_may_ask_the_launcher(program: Program, heard: list[dict
     """A gateway that was taken over must not get a quote over data of its choice."""
     launcher = Launcher(Settings(engine="fake"), Notices(as_json=True))
     asked_for: list[dict[str, int]] = []
-    launcher._desk = SimpleNamespace(ask=asked_for.append)  # type: ignore[assignment]
-    launcher._learn(SimpleNamespace(program=program), {"collect": {"id": 1}})  # type: ignore[arg-type]
+    launcher._desk = SimpleNamespace(ask=lambda request, _end: asked_for.append(request))  # type: ignore[assignment]
+    child = SimpleNamespace(program=program, failure=None, control=None)
+    launcher._learn(child, {"collect": {"id": 1}})  # type: ignore[arg-type]
     launcher._selector.close()
     assert asked_for == heard
 

@@ -42,6 +42,23 @@ def test_two_sessions_never_share_a_partition() -> None:
     assert len(set(bench.device.partitions)) == 2
 
 
+def test_a_conversation_names_itself_to_a_nodes_cache_and_a_single_question_does_not() -> None:
+    bench = Bench()
+    with Client(**bench.options(policy="only_private_cloud")) as client:
+        session = client.session()
+        session.ask("first")
+        session.ask("second")
+        client.session().ask("apart")
+        session.clear()
+        session.ask("anew")
+        client.ask("alone")
+    first, second, apart, anew, alone = (request.cache_salt for request in bench.node.requests)
+    assert first == second
+    assert len(first) == 32
+    assert len({first, apart, anew}) == 3
+    assert alone == b""
+
+
 def test_an_answer_made_from_a_labelled_source_carries_its_label() -> None:
     bench = Bench(device=FakeEngine(["It says 4711."]))
     with Client(**bench.options()) as client:

@@ -41,6 +41,7 @@ requests = st.builds(
         seed=st.none() | st.integers(0, 2**63 - 1),
         stop=st.lists(words, max_size=3).map(tuple),
     ),
+    cache_salt=st.just(b"") | st.binary(min_size=16, max_size=32),
 )
 params = st.dictionaries(text, text | st.integers(1 - 2**53, 2**53 - 1), max_size=5)
 usages = st.builds(Usage, input=u32s, cached_input=u32s, output=u32s)

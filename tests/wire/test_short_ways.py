@@ -1,7 +1,7 @@
 """What is encoded by hand, because every token passes through it: the same bytes and values as protobuf's."""
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hybrid.wire.codec import decode_chunk, decode_invoke_reply, encode_chunk, encode_invoke_reply, split_frames
@@ -16,6 +16,7 @@ COUNTS = st.one_of(st.integers(0, 200), st.sampled_from([127, 128, 2**32 - 1]))
 PROGRESS = st.one_of(st.none(), st.tuples(st.integers(0, 9), st.integers(9, 300)))
 
 
+@settings(deadline=None)
 @given(WORDS, COUNTS, PROGRESS)
 def test_a_chunk_is_the_message_protobuf_makes_of_it(text: str, tokens: int, progress: tuple[int, int] | None) -> None:
     done, total = progress or (0, 0)
@@ -26,6 +27,7 @@ def test_a_chunk_is_the_message_protobuf_makes_of_it(text: str, tokens: int, pro
     assert decode_chunk(data) == chunk
 
 
+@settings(deadline=None)
 @given(st.one_of(st.binary(max_size=140), st.binary(max_size=6).map(lambda tail: b"\x0a\x02ab" + tail)))
 def test_any_other_bytes_are_judged_as_protobuf_judges_them(data: bytes) -> None:
     try:

@@ -156,11 +156,21 @@ def test_unknown_doubled_and_reordered_fields_are_refused(name: str, suffix: byt
         pcc_pb2.GenerateRequest(messages=[pcc_pb2.Message(role="user", content=" ")]).SerializeToString(),
         pcc_pb2.GenerateRequest(messages=[pcc_pb2.Message(role="root", content="x")]).SerializeToString(),
         codec.encode_request(REQUEST)[:-4] + b"\x08\x80\x00",  # a varint longer than it need be
+        codec.encode_request(REQUEST) + b"\x42\x00",  # an empty salt, which is absent
+        *(codec.encode_request(REQUEST) + b"\x42" + bytes((size,)) + bytes(size) for size in (1, 15, 33)),
     ],
 )
 def test_a_request_without_sense_is_refused(data: bytes) -> None:
     with pytest.raises(Malformed):
         codec.decode_request(data)
+
+
+def test_a_salt_of_16_to_32_bytes_is_taken_and_never_shown() -> None:
+    for size in (16, 32):
+        salt = bytes(range(65, 65 + size))
+        request = codec.decode_request(codec.encode_request(REQUEST) + b"\x42" + bytes((size,)) + salt)
+        assert request.cache_salt == salt
+        assert "ABCDEF" not in repr(request)
 
 
 @pytest.mark.parametrize(
