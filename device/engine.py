@@ -24,7 +24,7 @@ from .live import Live, Mailbox
 from .load import EngineLoad
 from .messages import Cancel, Release, Submit
 from .options import DEFAULTS, EngineOptions
-from .prompt import Framer
+from .prompt import Counted, Framer
 from .sampling import Chooser, processors, seed_of
 from .signals import SignalLog
 
@@ -70,6 +70,7 @@ class MLXEngine:
             today=date.today(),  # noqa: DTZ011 - the date on the person's own wall
             default_system=loaded.manifest.default_system,
         )
+        self._counted = Counted()
         # Also runs at interpreter exit: the thread must not be inside MLX when the process is torn down.
         self._end = weakref.finalize(self, _stop, core, self._pid)
 
@@ -116,8 +117,7 @@ class MLXEngine:
         EngineClosed when the engine is, or was closed meanwhile.
         """
         self._check_open()
-        ids = await asyncio.to_thread(self._framer.ids, request)
-        live = self._live(request, ids, partition)
+        live = self._live(request, await self._framed(request), partition)
         self._core.post(Submit(live))
         ended = False
         try:
@@ -156,7 +156,13 @@ class MLXEngine:
     async def count_tokens(self, request: GenerateRequest) -> int:
         """Tokens of the framed prompt, template and default system text included."""
         self._check_open()
-        return len(await asyncio.to_thread(self._framer.ids, request))
+        ids = await self._framed(request)
+        self._counted.keep(request, ids)
+        return len(ids)
+
+    async def _framed(self, request: GenerateRequest) -> list[int]:
+        known = self._counted.take(request)
+        return await asyncio.to_thread(self._framer.ids, request) if known is None else known
 
     def release(self, partition: str) -> None:
         """Forget the context kept for one partition."""

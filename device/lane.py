@@ -6,8 +6,9 @@ form when rows come and go; the generator and the model cannot tell. Source: dev
 """
 
 import copy
+import itertools
 from collections.abc import Sequence
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 from . import runtime
 from .fit import in_steps
@@ -73,20 +74,13 @@ class LaneCache:
         return first
 
     def extend(self, other: Self) -> None:
-        """Take another cache's rows in."""
-        batch = self._as_batch()
-        batch.extend(other._as_batch())
-        self._rows = batch
+        """Take another cache's rows in. Rows that meet hold a token at least."""
+        self._rows = _laid_out([*self._blocks(), *other._blocks()])
 
     def filter(self, keep: Sequence[int]) -> None:
-        """Keep these rows only; a single one that is left becomes plain again."""
-        if self._plain:
-            return
-        self._rows.filter(list(keep))
-        if len(keep) == 1:
-            self._rows = self._rows.extract(0)
-        elif self._rows.keys is not None:
-            self._resize(in_steps(self._rows.size()))
+        """Keep these rows only, given in order; a single one that is left becomes plain again."""
+        if not self._plain:
+            self._rows = _laid_out(self._blocks(keep))
 
     def extract(self, row: int) -> Any:
         """Return one row as a plain cache of exactly its length."""
@@ -100,7 +94,8 @@ class LaneCache:
 
     def prepare(self, **named: Any) -> None:
         """Pass on the padding of prompts of different lengths that are read together."""
-        self._rows = self._as_batch()
+        if self._plain:
+            self._rows = self._rows.merge([self._rows])
         self._rows.prepare(**named)
 
     def finalize(self) -> None:
@@ -115,27 +110,70 @@ class LaneCache:
     def _grow(self, tokens: int) -> None:
         """Make room in whole steps: mlx-lm adds them to whatever length it has, and would take up to one more."""
         rows = self._rows
+        length = in_steps(rows.size() + tokens)
         if rows.keys is not None and rows.size() + tokens > rows.keys.shape[2]:
-            self._resize(in_steps(rows.size() + tokens))
+            rows.keys, rows.values = _lengthened(rows.keys, length), _lengthened(rows.values, length)
 
-    def _resize(self, length: int) -> None:
-        """Give keys and values exactly this length; what they hold stays."""
-        core, rows = runtime.mlx(), self._rows
-
-        def resized(array: Any) -> Any:
-            held = array[..., :length, :]
-            missing = [*array.shape[:2], length - held.shape[2], array.shape[3]]
-            return core.concatenate([held, core.zeros(missing, array.dtype)], axis=2) if missing[2] else held
-
-        if rows.keys.shape[2] != length:
-            rows.keys, rows.values = resized(rows.keys), resized(rows.values)
+    def _blocks(self, keep: Sequence[int] | None = None) -> list["_Block"]:
+        """Return the rows, or those to keep, in runs of neighbours."""
+        rows = self._rows
+        padding = [0] if self._plain else rows.left_padding.tolist()
+        kept = range(len(padding)) if keep is None else keep
+        runs = (run for _, run in itertools.groupby(enumerate(kept), key=lambda pair: pair[1] - pair[0]))
+        return [_block(rows, [row for _, row in run], padding) for run in runs]
 
     @property
     def _plain(self) -> bool:
         return isinstance(self._rows, runtime.mlx_lm("models.cache").KVCache)
 
-    def _as_batch(self) -> Any:
-        return self._rows.merge([self._rows]) if self._plain else self._rows
+
+class _Block(NamedTuple):
+    """Rows that lie side by side. keys, values: (rows, heads, tokens of the longest, size).  lengths: tokens of each."""
+
+    keys: Any
+    values: Any
+    lengths: list[int]
+
+
+def _block(rows: Any, numbers: Sequence[int], padding: Sequence[int]) -> _Block:
+    end = rows.size()
+    lengths = [end - padding[number] for number in numbers]
+    part = (slice(numbers[0], numbers[-1] + 1), slice(None), slice(end - max(lengths), end))
+    return _Block(rows.keys[part], rows.values[part], lengths)
+
+
+def _laid_out(blocks: Sequence[_Block]) -> Any:
+    """Lay rows out in one rectangle, each ending where the longest ends.
+
+    It is written once: mlx-lm pads, joins and then lengthens, and each of the three writes it all, which held eight
+    running answers up for seconds when one of a thousand tokens joined them.
+    """
+    module = runtime.mlx_lm("models.cache")
+    lengths = [length for block in blocks for length in block.lengths]
+    end = max(lengths)
+    batch = module.KVCache() if len(lengths) == 1 else module.BatchKVCache([end - length for length in lengths])
+    batch.keys = _rectangle([block.keys for block in blocks], end)
+    batch.values = _rectangle([block.values for block in blocks], end)
+    batch.offset += end
+    if len(lengths) > 1:
+        batch._idx = end  # noqa: SLF001 - as its own merge does
+    return batch
+
+
+def _rectangle(parts: Sequence[Any], end: int) -> Any:
+    heads, size = parts[0].shape[1], parts[0].shape[3]
+    rectangle = runtime.mlx().zeros((sum(part.shape[0] for part in parts), heads, in_steps(end), size), parts[0].dtype)
+    row = 0
+    for part in parts:
+        rectangle[row : row + part.shape[0], :, end - part.shape[2] : end] = part
+        row += part.shape[0]
+    return rectangle
+
+
+def _lengthened(array: Any, length: int) -> Any:
+    core = runtime.mlx()
+    rows, heads, held, size = array.shape
+    return core.concatenate([array, core.zeros((rows, heads, length - held, size), array.dtype)], axis=2)
 
 
 def lanes(model: Any, served: Sequence[Any] | None = None) -> list[Any]:

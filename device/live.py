@@ -132,8 +132,8 @@ class Live:
         return self.text.push(token)
 
     def progress(self, done: int) -> None:
-        """Tell the reader how much of the prompt is read. done: of the part that was not kept."""
-        self.mailbox.put(Chunk(progress=(self.cached + done, len(self.ids) + len(self.emitted))))
+        """Tell the reader how much of the prompt is read. done: ids, of what was answered already too."""
+        self.mailbox.put(Chunk(progress=(min(done, len(self.ids)), len(self.ids))))
 
     def say(self, text: str) -> None:
         """Send text with the count of all tokens not yet accounted for; nothing while there is nothing to show."""

@@ -9,7 +9,7 @@ class EngineLoad:
 
     kv_token_bytes: of the cache, per token.  kv_budget_bytes: what running requests may take.  kv_used_bytes: what they
     take now.  kv_promised_bytes: what they may come to take.  memory_bytes: of this process, of room_bytes.
-    prefill_tps: prompt tokens a second.  decode_tps: answer tokens a second of all streams together.
+    prefill_tps: prompt tokens a second.  decode_tps: answer tokens a second of one stream.
     max_rows: requests that may run at once.  rows: answers that run, by length band.  reading: prompts being read.
     waiting: requests not begun.  queued_tokens: prompt tokens still to be read, of both.  rebuilds: since the start.
     """

@@ -5,6 +5,7 @@ spoil the reuse of cached context from one turn to the next.
 """
 
 import threading
+import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import date
@@ -64,3 +65,26 @@ class Framer:
         except Exception:  # noqa: BLE001 - a template is a program of the model's maker and may raise anything
             raise BadRequest("the model's chat template refuses these messages") from None
         return text
+
+
+class Counted:
+    """Framed prompts of requests whose tokens were counted: each is kept until it is answered, or its request is gone.
+
+    Looked up by the very object: another's request may read alike, and then shares nothing, not even time.
+    """
+
+    def __init__(self) -> None:
+        self._kept: dict[int, tuple[weakref.ref[GenerateRequest], list[int]]] = {}
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+    def keep(self, request: GenerateRequest, ids: list[int]) -> None:
+        """Remember what a request was framed to."""
+        kept, key = self._kept, id(request)
+        kept[key] = (weakref.ref(request, lambda _: kept.pop(key, None)), ids)
+
+    def take(self, request: GenerateRequest) -> list[int] | None:
+        """Hand over what is remembered of a request, and forget it."""
+        _, ids = self._kept.pop(id(request), (None, None))
+        return ids

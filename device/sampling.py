@@ -16,6 +16,7 @@ from . import runtime, signals
 from .errors import bare
 
 PENALTY_WINDOW = 20  # tokens the repetition penalty looks back, mlx-lm's default
+GREEDY_BELOW = 1e-6  # a temperature below this leaves only the likeliest, and its inverse overflows
 DRAWN_SEED_BITS = 53  # a seed drawn here survives JSON readers that know only doubles
 
 
@@ -112,8 +113,8 @@ def processors(sampling: Sampling) -> list[Guarded]:
 
 
 def is_greedy(sampling: Sampling) -> bool:
-    """Tell whether the likeliest token is always taken: a zero temperature, or a top-p that leaves only one."""
-    return sampling.temperature == 0.0 or sampling.top_p == 0.0
+    """Tell whether the likeliest token is always taken: hardly any temperature, or a top-p that leaves only one."""
+    return sampling.temperature < GREEDY_BELOW or sampling.top_p == 0.0
 
 
 def seed_of(sampling: Sampling) -> int:

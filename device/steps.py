@@ -3,6 +3,7 @@
 It belongs to the engine's thread. What it relies on in mlx-lm is held by tests/device/test_scheduler_contract.py.
 """
 
+import contextlib
 from collections.abc import Iterator
 from typing import Any
 
@@ -78,11 +79,10 @@ class Steps:
         """
         number = self._number(live)
         removed = self._generator.remove([number], return_prompt_caches=with_cache)
+        cache, ids = removed[number] if with_cache else ([], [])
+        taken = plain(cache), list(ids)
         del self._rows[number]
-        if not with_cache:
-            return None
-        cache, ids = removed[number]
-        return plain(cache), list(ids)
+        return taken if with_cache else None
 
     def drop(self, live: Live) -> None:
         """Forget a request; only before :meth:`renew`, since the generator still runs it."""
@@ -99,17 +99,21 @@ class Steps:
 
     def renew(self) -> list[Live]:
         """Throw the generator away and return what ran in it."""
-        lives = self.lives
-        self._rows.clear()
-        self._generator.close()
+        self._end()
         self._generator = self._new()
+        lives = self.lives  # until here they stay in the table: whoever is in none would never be told
+        self._rows.clear()
         return lives
 
     def close(self) -> None:
         """Free the generator here: its own destructor would run on whatever thread collects it."""
         self._rows.clear()
-        self._generator.close()
+        self._end()
         del self._generator
+
+    def _end(self) -> None:
+        with contextlib.suppress(Exception):  # on a device that failed, waiting for it fails again
+            self._generator.close()
 
     def _new(self) -> Any:
         generator = runtime.mlx_lm("generate").BatchGenerator(

@@ -124,6 +124,7 @@ class Turns:
 
     def turn(self) -> None:
         """Begin what fits, read one chunk of one prompt, and take one step with every answer."""
+        self._prefix.forget_old()
         while self._waiting and self._has_room(self._waiting[0]):
             self._begin(self._waiting.popleft())
         begun = time.perf_counter()
@@ -176,10 +177,9 @@ class Turns:
             took = self._reader.read(reading)
         except Exception as error:  # noqa: BLE001 - its cache was its own: it fails alone
             self._readings.remove(reading)
-            self._emptied = True
             self._fail(reading.live, error)
             return 0.0
-        reading.live.progress(reading.done - reading.live.cached)
+        reading.live.progress(reading.done)
         return took
 
     def _place(self) -> None:
@@ -283,6 +283,7 @@ class Turns:
 
     def _fail(self, live: Live, error: Exception) -> None:
         """Tell one reader, without text: an exception's words could quote a prompt."""
+        self._emptied = True
         known = isinstance(bare(error), DeviceError)
         live.mailbox.put(error if known else EngineFailed(f"the model failed ({type(error).__name__})"))
 

@@ -116,8 +116,10 @@ def read_token(path: Path | None) -> bytes:
         token = path.read_bytes().strip()
     except OSError as error:
         raise ConfigurationError(f"{path} cannot be read: {error.strerror or type(error).__name__}") from None
-    if found.st_mode & (OTHERS_READ if found.st_uid == os.geteuid() else GROUP_GIVES):
-        raise ConfigurationError(f"{path} holds an access key and may be read by others", hint=f"chmod 600 {path}")
+    ours = found.st_uid == os.geteuid()
+    if found.st_mode & (OTHERS_READ if ours else GROUP_GIVES):
+        how = f"chmod {'600' if ours else '640'} {path}"
+        raise ConfigurationError(f"{path} holds an access key and may be read by others", hint=how)
     if not token:
         raise ConfigurationError(f"{path} holds no access key")
     return token

@@ -113,6 +113,20 @@ def parse_keys(text: str) -> tuple[AccessKey, ...]:
     return tuple(keys.values())
 
 
+def read_keys(path: Path) -> tuple[AccessKey, ...]:
+    """Read the file of keys. Raises StartFailure with exit code 2."""
+    try:
+        return parse_keys(path.read_text("ascii"))
+    except OSError as error:
+        raise _unreadable(path, error) from None
+    except ValueError as error:
+        raise StartFailure(f"cannot use the keys in {path}: {error}", CONFIG_EXIT) from None
+
+
+def _unreadable(path: Path, error: OSError) -> StartFailure:
+    return StartFailure(f"cannot read the file of access keys {path}: {error.strerror}", CONFIG_EXIT)
+
+
 @dataclass(slots=True)
 class _Use:
     """What one key does now. tenant: 1 and up, its number while the node runs."""
@@ -137,9 +151,7 @@ class Keys:
         try:
             self._read()
         except OSError as error:
-            raise StartFailure(f"cannot read --access-keys {path}: {error.strerror}", CONFIG_EXIT) from None
-        except ValueError as error:
-            raise StartFailure(f"cannot use the keys in {path}: {error}", CONFIG_EXIT) from None
+            raise _unreadable(path, error) from None
 
     @contextmanager
     def enter(self, token: bytes, *, size_bytes: int) -> Iterator[int]:
@@ -172,7 +184,7 @@ class Keys:
         self._looked = self._clock()
         try:
             self._read()
-        except (OSError, ValueError):
+        except (OSError, StartFailure):
             if self._uses:
                 events.emit(Event.ACCESS_FILE, readable=0)
             self._uses, self._mark = {}, ()
@@ -182,7 +194,7 @@ class Keys:
         mark = (stat.st_mtime_ns, stat.st_size, stat.st_ino)
         if mark == self._mark:
             return
-        keys = parse_keys(self._path.read_text("ascii"))
+        keys = read_keys(self._path)
         self._uses = {key: self._uses.get(key) or self._new_use(key) for key in keys}
         self._mark = mark
         events.emit(Event.ACCESS_FILE, readable=1, keys=len(keys))

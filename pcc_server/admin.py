@@ -9,10 +9,8 @@ that no name of somebody else's leads here.
 import asyncio
 import contextlib
 import hmac
-import os
 import socket
 import ssl
-import stat
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any, Protocol
@@ -27,7 +25,7 @@ from hybrid.wire.constants import CLOCK_TOLERANCE_S, KEY_ID_BYTES
 from hybrid.wire.errors import ErrorCode, Malformed
 
 from . import errors, tls
-from .config import Settings, is_loopback, split_address
+from .config import Settings, is_loopback, split_address, why_not_bound
 from .errors import CONFIG_EXIT, StartFailure
 from .events import Phase
 from .health import Readiness, Reason
@@ -283,7 +281,7 @@ def open_admin_port(settings: Settings, inside: Inside) -> AdminPort:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         listener = socket.create_server((host, port), family=family)
     except OSError as error:
-        raise StartFailure(f"cannot listen on --admin {settings.admin}: {os.strerror(error.errno or 0)}") from None
+        raise StartFailure(f"cannot listen on --admin {settings.admin}: {why_not_bound(error)}") from None
     config = _server_config(Admin(inside, token).app())
     if not is_loopback(host):
         config.load()

@@ -5,17 +5,33 @@ import contextlib
 import fcntl
 import os
 import secrets
+import stat
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import click
 
-from .access import HEADER, TOKENS_PER_MINUTE, AccessKey, digest_of, parse_keys
+from .access import (
+    HEADER,
+    MAX_AT_ONCE,
+    MAX_PER_MINUTE,
+    MAX_TOKENS_PER_MINUTE,
+    TOKENS_PER_MINUTE,
+    AccessKey,
+    digest_of,
+    parse_keys,
+    read_keys,
+)
 from .errors import CONFIG_EXIT, StartFailure
 
 PREFIX = "pcc_"
 _KEY_BYTES = 32
+_READABLE = 0o644
+BAD_KEY = (
+    "an ID is up to 32 of a-z, 0-9, '.', '_' and '-'; limits lie between 1 and "
+    f"{MAX_PER_MINUTE} a minute, {MAX_AT_ONCE} at once, {MAX_TOKENS_PER_MINUTE} tokens a minute"
+)
 _FILE = click.Path(path_type=Path, dir_okay=False)
 
 
@@ -54,8 +70,12 @@ def add(file: Path, key_id: str, per_minute: int, at_once: int, tokens_per_minut
         at_once=at_once,
         tokens=tokens_per_minute,
     )
+    try:
+        AccessKey.parse(made.encode())
+    except ValueError:
+        raise StartFailure(BAD_KEY, CONFIG_EXIT) from None
     with _alone(file):
-        keys = _read(file) if file.exists() else ()
+        keys = read_keys(file) if file.exists() else ()
         if any(key.id == key_id for key in keys):
             raise StartFailure(f"{file} has a key {key_id} already; revoke it first, or choose another id", CONFIG_EXIT)
         _write(file, (*keys, made))
@@ -66,7 +86,7 @@ def add(file: Path, key_id: str, per_minute: int, at_once: int, tokens_per_minut
 @click.argument("file", type=_FILE)
 def list_(file: Path) -> None:
     """Print ids and limits."""
-    for key in _read(file):
+    for key in read_keys(file):
         click.echo(f"{key.id:32} {key.per_minute}/min, {key.at_once} at once, {key.tokens} tokens/min")
 
 
@@ -76,7 +96,7 @@ def list_(file: Path) -> None:
 def revoke(file: Path, key_id: str) -> None:
     """Take a key out; a running node refuses it within a second."""
     with _alone(file):
-        keys = _read(file)
+        keys = read_keys(file)
         kept = tuple(key for key in keys if key.id != key_id)
         if len(kept) == len(keys):
             raise StartFailure(f"{file} has no key {key_id}", CONFIG_EXIT)
@@ -98,27 +118,36 @@ def _alone(file: Path) -> Iterator[None]:
         os.close(handle)
 
 
-def _read(file: Path) -> tuple[AccessKey, ...]:
-    try:
-        return parse_keys(file.read_text("ascii"))
-    except (OSError, ValueError) as error:
-        raise StartFailure(f"cannot use the keys in {file}: {error}", CONFIG_EXIT) from None
-
-
 def _write(file: Path, keys: tuple[AccessKey, ...]) -> None:
-    """Replace the file in one step: a node never reads half of it. Raises StartFailure."""
+    """Replace the file in one step: a node never reads half of it. Raises StartFailure.
+
+    A new one may be read by everybody: the node is seldom the user who makes keys, and no key follows from its hash.
+    """
     text = "\n".join([HEADER, *(key.encode() for key in keys)]) + "\n"
     draft = file.with_name(f".{file.name}.{secrets.token_hex(4)}")
     try:
         parse_keys(text)
         with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="ascii") as out:
+            _like(file, out.fileno())
             out.write(text)
             out.flush()
             os.fsync(out.fileno())
         draft.replace(file)
     except ValueError as error:
-        raise StartFailure(f"this is no key: {error}", CONFIG_EXIT) from None
+        raise StartFailure(f"cannot write {file}: {error}", CONFIG_EXIT) from None
     except OSError as error:
         raise StartFailure(f"cannot write {file}: {error.strerror}", CONFIG_EXIT) from None
     finally:
         draft.unlink(missing_ok=True)
+
+
+def _like(file: Path, draft: int) -> None:
+    """Give a draft the mode and, where we may, the owner of the file it replaces: its reader must not lose it."""
+    try:
+        found = file.stat()
+    except FileNotFoundError:
+        os.fchmod(draft, _READABLE)
+        return
+    os.fchmod(draft, stat.S_IMODE(found.st_mode))
+    with contextlib.suppress(PermissionError):
+        os.fchown(draft, found.st_uid, found.st_gid)

@@ -290,6 +290,11 @@ def split_address(listen: str, option: str = "--listen") -> tuple[str, int]:
     return host.removeprefix("[").removesuffix("]"), int(port)
 
 
+def why_not_bound(error: OSError) -> str:
+    """Say why an address could not be listened on; Python appends to it what it was doing."""
+    return (error.strerror or type(error).__name__).partition(" (while")[0]
+
+
 def is_loopback(host: str) -> bool:
     """Tell whether a host name or address is this machine only."""
     try:

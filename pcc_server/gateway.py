@@ -1,6 +1,6 @@
 """The front process: gRPC on one exclusive port, ciphertext on the link, no key that opens anything.
 
-Run by the launcher: ``python -m pcc_server.gateway``. Beside the router the only file of the node that imports grpc:
+Run by the launcher: ``python -m pcc_server.gateway``. With the router the only file that serves with grpc:
 ``handlers.py`` says what is answered, this file how it travels.
 """
 
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
 RETRY_KEY = "retry-after-ms"
 FLUSH_S = 1.0  # for last words to leave
+RELINK_S = 0.1  # after a link has ended: by then the launcher knows whether the worker has, too
 WATCHERS_PER_ADDRESS = 32
 CONNECTIONS = 2048  # at once; a further one is closed as soon as it is there
 FDS = 2 * CONNECTIONS  # of them and of everything else
@@ -291,9 +292,16 @@ class _Process:
         facts = {"listen": self.served.address} | ({"admin": self.admin.address} if self.admin else {})
         control.write(self._control, facts=facts)
         self._start(self.gateway.worker.connect(link_fd))
+        self.gateway.worker.ended = lambda: self._start(self._ask_for_link())
         if self._settings.log:
             self._start(self.gateway.follow_log())
         child.on_control(self._control, self._hear, self._end)
+
+    async def _ask_for_link(self) -> None:
+        """Have the launcher link us again to a worker that is still there: a frame broke the link, or what reads it."""
+        await asyncio.sleep(RELINK_S)
+        if not self.gateway.worker.linked:
+            control.write(self._control, unlinked=True)
 
     def _start(self, work: Any) -> None:
         task = asyncio.ensure_future(work)

@@ -314,8 +314,18 @@ class Launcher:
             self._published = True
         if message.get("phase") == Phase.DRAINING:  # by the admin port
             self._begin_drain()
+        if "unlinked" in message:
+            self._link_again()
         if "facts" in message:
             self._tell_startup()
+
+    def _link_again(self) -> None:
+        """Give both children a new link, if both are there: the one they had has ended without either of them."""
+        if all(post.child for post in self._posts.values()):
+            ours, theirs = socket.socketpair()
+            with ours, theirs:
+                self._write(Program.GATEWAY, fd=ours.fileno(), link=True)
+                self._write(Program.WORKER, fd=theirs.fileno(), link=True)
 
     def _tell_startup(self) -> None:
         self._write(Program.GATEWAY, startup=self._startup.told())

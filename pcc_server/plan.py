@@ -61,12 +61,14 @@ class Model:
     def from_config(cls, model_id: str, config: Mapping[str, Any], *, packed_bytes: int = 0, f32: bool = False) -> Self:
         """Read a ``config.json``. packed_bytes: of its weight files; 0: 4.5 bits a weight.  f32: the path on a CPU.
 
-        Raises KeyError for a missing key.
+        Raises KeyError for a missing key, ValueError where nothing tells how many weights there are.
         """
         shape, flat = fit.shape_of(config), {**config, **config.get("text_config", {})}
         shared, experts = _weights(flat, shape)
         if not shared:
             shared = math.ceil(packed_bytes * 8 / fit.PACKED_BITS)
+        if not shared:
+            raise ValueError("its config.json tells no number of weights, and no weights lie beside it")
         each = F32 if f32 else packed_bytes / (shared + experts) if packed_bytes else fit.PACKED_BITS / 8
         return cls(
             id=model_id,

@@ -1,10 +1,11 @@
 """``serve --check-config``: everything that would keep a node from starting, as far as that shows without serving."""
 
+import socket
 import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from .config import Settings, bad
+from .config import Settings, bad, split_address, why_not_bound
 from .errors import StartFailure
 
 
@@ -18,6 +19,18 @@ def _tried(check: Callable[[Settings], None], settings: Settings) -> Iterator[St
         check(settings)
     except StartFailure as failure:
         yield failure
+
+
+def _check_listen(settings: Settings) -> None:
+    """Try the addresses, on any port: a node that runs has the ports themselves."""
+    for option, address in (("--listen", settings.listen), ("--admin", settings.admin)):
+        if address:
+            host, _ = split_address(address, option)
+            try:
+                socket.create_server((host, 0), family=socket.AF_INET6 if ":" in host else socket.AF_INET).close()
+            except OSError as error:
+                words = f"cannot listen on {option} {address}: {why_not_bound(error)}"
+                raise StartFailure(f"{words}; is the address this machine's?") from None
 
 
 def _check_tls_files(settings: Settings) -> None:
@@ -34,15 +47,10 @@ def _check_admin_token(settings: Settings) -> None:
 
 
 def _check_access_keys(settings: Settings) -> None:
-    from .access import parse_keys
+    from .access import read_keys
 
     if settings.access_keys:
-        try:
-            parse_keys(Path(settings.access_keys).read_text("ascii"))
-        except OSError as error:
-            raise bad(f"cannot read --access-keys {settings.access_keys}: {error.strerror}") from None
-        except ValueError as error:
-            raise bad(f"cannot use the keys in {settings.access_keys}: {error}") from None
+        read_keys(Path(settings.access_keys))
 
 
 def _check_release(settings: Settings) -> None:
@@ -109,6 +117,7 @@ def _readable(path: str, option: str) -> None:
 
 
 _CHECKS: tuple[Callable[[Settings], None], ...] = (
+    _check_listen,
     _check_deployment,
     _check_tls_files,
     _check_admin_token,

@@ -38,7 +38,8 @@ class Upstream:
     """The gateway's end of the link. Everything that crosses it is sealed or public.
 
     streams: how many replies may run at once.  changed: called whenever ``alive`` may have changed, and each second.
-    retry_ms: when to come back, asked when a worker is lost.  links: how many there were.
+    retry_ms: when to come back, asked when a worker is lost.  links: how many there were.  ended: called when a link
+    ended by itself, whether or not the worker did.
     """
 
     def __init__(
@@ -46,6 +47,7 @@ class Upstream:
     ) -> None:
         self._most = streams
         self._changed = changed
+        self.ended: Callable[[], None] = _nobody_is_told
         self._counts = counts
         self._retry_ms = retry_ms
         self._loop = asyncio.get_running_loop()
@@ -79,6 +81,7 @@ class Upstream:
         def ended() -> None:
             if number == self.links:
                 self.lose()
+                self.ended()
 
         link = await Link.connect(link_fd, heard, ended)
         if number != self.links:  # another one came in the meantime
@@ -114,12 +117,19 @@ class Upstream:
             if self.silent and not was_silent:
                 events.emit(Event.WORKER_SILENT, streams=len(self._streams))
             was_silent = self.silent
+            if self._link:
+                self._link.flush()  # what a turn that failed has left
             self._changed()
 
     @property
     def silent(self) -> bool:
         """Whether a worker that has published was not heard for a while."""
         return self.publication is not None and self._loop.time() - self._last_beat >= SILENT_S
+
+    @property
+    def linked(self) -> bool:
+        """Whether there is a link."""
+        return self._link is not None
 
     @property
     def running(self) -> int:
@@ -215,6 +225,10 @@ class Upstream:
             self._counts.cancelled(GATEWAY)
         if not self._streams:
             self.idle.set()
+
+
+def _nobody_is_told() -> None:
+    return
 
 
 def _answer(waiting: asyncio.Future[bytes], frame: Frame) -> None:

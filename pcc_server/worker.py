@@ -201,6 +201,7 @@ class Worker:
         while True:
             hygiene.sweep()
             self._link.send(Kind.BEAT, LINK_STREAM)
+            self._link.flush()  # also what a turn that failed has left
             self._kitchen.admission.tell(self.tally)
             if counted := self.tally.take():
                 self._link.send(Kind.TALLY, LINK_STREAM, counted)

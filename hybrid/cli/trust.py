@@ -136,6 +136,9 @@ def _of_node(node: str, key: str | None, name: str | None, allow_software: Any) 
         raise click.UsageError("--key is needed for HOST:PORT; a node prints its key when it starts")
     host = Address.parse(node).host
     deployment = name or ("localhost" if is_loopback(node) else host)
+    own, is_named, _ = key.strip().partition("/directory+")
+    if is_named and own != deployment:
+        talk(safe(f"hint: this key calls its deployment {own}; if that is what it is, say --name {own}"))
     policy = Policy(
         deployment=deployment, endpoint=node, directory_signers=(key.strip(),), allow_software=allow_software
     )

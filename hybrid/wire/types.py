@@ -81,9 +81,11 @@ def _within(name: str, value: float, low: float, high: float) -> None:
         raise ValueError(msg)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, weakref_slot=True, kw_only=True)
 class GenerateRequest:
     """One request, the same on both routes. Labels stay outside it: they are never sent.
+
+    It can be referred to weakly, so that an engine may remember what it made of it for no longer than it lives.
 
     cache_salt: names the conversation to the node's prefix cache, 16 to 32 random bytes; empty: share with nobody.
     """

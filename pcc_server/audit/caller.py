@@ -1,6 +1,6 @@
 """A caller of a node on this machine: its directory, sealed requests, and all that is seen outside the seal.
 
-With gateway and router one of the node's three files that import grpc.
+It calls, gateway and router serve: no other file of the node imports grpc.
 """
 
 import secrets

@@ -96,7 +96,7 @@ def _load(engine: MLXEngine) -> Load:
         kv_budget_bytes=load.kv_budget_bytes,
         kv_used_bytes=load.kv_used_bytes,
         prefill_tps=load.prefill_tps,
-        decode_tps=load.decode_tps / max(1, sum(load.rows)),  # of one stream
+        decode_tps=load.decode_tps,
         memory_bytes=load.memory_bytes,
         room_bytes=load.room_bytes,
         rows=load.max_rows,
@@ -136,7 +136,7 @@ def _folder(settings: Settings) -> Path:
     store = Store(Path(settings.store))
     installed = store.get(settings.model) if settings.model else store.default(is_mac=sys.platform == "darwin")
     if installed is None:
-        raise StartFailure("no model is in the store yet; fetch one with: hybrid pull starter")
+        raise StartFailure(f"no model is in the store {settings.store} yet; {_fetch('starter', settings.store)}")
     _check_pinned(installed.entry)
     return installed.path
 
@@ -149,13 +149,18 @@ def _check_pinned(entry: Entry) -> None:
 
 def _refuse(error: DeviceError, where: str) -> NoReturn:
     if isinstance(error, ModelMissing):
-        raise StartFailure(f"{error}; fetch it with: hybrid pull {error.model_id}") from None
+        raise StartFailure(f"{error} {where}; {_fetch(error.model_id, where)}") from None
     if isinstance(error, UnknownModel):
         hint = "" if error.nearest else "; see what there is with: hybrid list"
         raise StartFailure(f"{error}{hint}", CONFIG_EXIT) from None
     if isinstance(error, ModelDamaged):
         raise StartFailure(f"{where} is no model folder that can be used: {error}; see: hybrid list") from None
     raise StartFailure(str(error)) from None
+
+
+def _fetch(model_id: str, store: str) -> str:
+    """Say how a model gets into a store, whosever it is."""
+    return f"fetch it with: HYBRID_MODELS={store} hybrid pull {model_id}"
 
 
 class _Stateless:

@@ -5,18 +5,20 @@ import os
 from collections.abc import Iterator
 from collections.abc import Set as AbstractSet
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pcc_server.errors import StartFailure
+from pcc_server.errors import CONFIG_EXIT, StartFailure
 from pcc_server.events import Program
 
 from . import Step, allocator, landlock, limits, probe, seccomp
-from .reads import prepare, rules_for
+from .reads import ports_of, prepare, rules_for
 from .syscalls import table
 
 if TYPE_CHECKING:
     from pcc_server.config import Settings
 
+_FIRST_FREE_PORT = Path("/proc/sys/net/ipv4/ip_unprivileged_port_start")
 _SPARE_DESCRIPTORS = 256  # libraries, pipes, the model's files; one more a request for another's engine
 
 
@@ -31,6 +33,7 @@ def first(program: Program, settings: "Settings", also: tuple[str, ...]) -> Iter
     _one_thread()
     launcher = program is Program.LAUNCHER
     if launcher:
+        _check_ports(settings)
         prepare(settings)
     yield from hidden()
     yield "no_new_privileges", limits.no_new_privileges
@@ -65,6 +68,18 @@ def _one_thread() -> None:
     """See that Landlock will bind all of this process. Raises StartFailure: otherwise this is a fault of ours."""
     if (count := len(os.listdir("/proc/self/task"))) != 1:  # noqa: PTH208 - names are enough
         raise StartFailure(f"{count} threads run before the sandbox is closed; please report this")
+
+
+def _check_ports(settings: "Settings") -> None:
+    """Refuse ports for which a process needs a capability, since none is kept. Raises StartFailure."""
+    first_free = int(_FIRST_FREE_PORT.read_text("ascii"))
+    for port in filter(None, ports_of(settings)):
+        if port < first_free:
+            raise StartFailure(
+                f"port {port} is for processes with rights that this node gives up: take one from {first_free} on, "
+                f"or allow it with: sysctl net.ipv4.ip_unprivileged_port_start={port}",
+                CONFIG_EXIT,
+            )
 
 
 def _scrub() -> None:

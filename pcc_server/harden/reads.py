@@ -139,5 +139,10 @@ def _ports(settings: Settings) -> tuple[int, ...] | None:
 
     ``None`` (any) where a port is left to the kernel: which one it gives, a second gateway asks for by its number.
     """
-    ports = {split_address(address)[1] for address in (settings.listen, settings.admin) if address}
+    ports = ports_of(settings)
     return None if 0 in ports else (0, *sorted(ports))
+
+
+def ports_of(settings: Settings) -> set[int]:
+    """Return the ports the node listens on; 0: one that the kernel picks."""
+    return {split_address(address)[1] for address in (settings.listen, settings.admin) if address}

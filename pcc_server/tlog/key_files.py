@@ -7,7 +7,6 @@ from typing import TypeAlias
 from hybrid.wire.cosignature import CosignatureSigner
 from hybrid.wire.errors import WireError
 from hybrid.wire.note import NoteSigner
-
 from pcc_server.secret_files import remedy
 
 from .errors import LogError

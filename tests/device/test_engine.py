@@ -12,7 +12,7 @@ import pytest
 from device.engine import MLXEngine
 from device.errors import BadRequest, ContextOverflow, EngineClosed
 from device.options import EngineOptions
-from hybrid.wire.types import Engine, FinishReason
+from hybrid.wire.types import Engine, FinishReason, GenerateRequest
 
 from .conftest import SYSTEM
 from .support import PROMPTS, Reference, ask, ask_all, collect, request
@@ -366,3 +366,25 @@ def test_a_fresh_process_answers_and_ends_cleanly_in_mid_answer(tiny: Path) -> N
     command = [sys.executable, "-c", FRESH, str(tiny)]
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=Path(__file__).parents[2])
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_prompt_that_was_counted_is_not_framed_again(engine: MLXEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    real, framed = engine._framer, []
+
+    class Framer:
+        def ids(self, wanted: GenerateRequest) -> list[int]:
+            framed.append(wanted)
+            return real.ids(wanted)
+
+    monkeypatch.setattr(engine, "_framer", Framer())
+
+    async def run(wanted: GenerateRequest, *, count: bool) -> str:
+        if count:
+            assert await engine.count_tokens(wanted) == len(real.ids(wanted))
+        return (await collect(engine, wanted)).text
+
+    said = {asyncio.run(run(request("seven"), count=count)) for count in (True, False)}
+    assert len(said) == 1
+    assert len(framed) == 2
+    framed.clear()
+    assert len(engine._counted) == 0

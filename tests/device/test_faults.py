@@ -5,6 +5,7 @@ import contextlib
 import math
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -320,6 +321,60 @@ def test_a_step_in_flight_that_fails_while_a_prompt_is_read_leads_to_a_rebuild(
     assert late.rebuilds == 0
 
 
+@pytest.mark.parametrize("lost", ["close", "_new"])
+def test_a_generator_that_cannot_even_be_thrown_away_loses_nobody(
+    driver: Driver, lost: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a device that failed, waiting for it fails again. Whoever is in no table any more would wait for ever."""
+    calm = _crowd(driver)
+    driver.run()
+    lives = _crowd(driver)
+    driver.run(until=lambda: all(len(live.emitted) > 3 for live in lives))
+    steps = driver.turns._bands[0]
+
+    def raising() -> None:
+        raise RuntimeError("planted")
+
+    monkeypatch.setattr(steps._generator, "next", raising)
+    if lost == "close":
+        monkeypatch.setattr(steps._generator, "close", raising)
+        driver.run()
+        assert [live.emitted for live in lives] == [live.emitted for live in calm]
+    else:
+        monkeypatch.setattr(steps, "_new", raising)
+        with pytest.raises(RuntimeError, match="planted"):
+            driver.turns.turn()
+        assert set(driver.turns.running) == set(lives)  # these are told that the engine has ended
+
+
+def test_what_is_told_of_reading_again_is_of_the_prompt(driver: Driver, monkeypatch: pytest.MonkeyPatch) -> None:
+    _step(monkeypatch, times=1)
+    live = driver.submit(prompt(30, 9), seed=POISON)
+    driver.run()
+    assert driver.turns.rebuilds == 1
+    told = [item.progress for item in sink(live).items if item.progress]
+    assert {total for _, total in told} == {30}
+    assert max(done for done, _ in told) <= 30
+
+
+def test_nothing_stays_of_one_that_fails_at_its_last_token(driver: Driver) -> None:
+    class Raising:
+        last_segment = ""
+
+        def add_token(self, _: int) -> None:
+            if len(live.emitted) == live.max_tokens:
+                raise ValueError("planted")
+
+        def finalize(self) -> None:
+            pass
+
+    live = driver.submit(prompt(30), max_tokens=4)
+    live.text._detokenizer = Raising()
+    driver.run()
+    assert isinstance(sink(live).failure, EngineFailed)
+    assert driver.turns._bands[0]._generator._generation_batch._current_tokens is None
+
+
 # --- the watchdog's question -----------------------------------------------------------------------------------
 
 
@@ -374,5 +429,5 @@ def test_a_closed_engine_is_not_stalled(tiny: Path) -> None:
 
 def test_a_request_of_one_message_is_what_the_faults_stand_for() -> None:
     """Schemas and tools have no field on the wire, so their faults cannot be sent; a parser stands in for them."""
-    assert {"messages", "sampling", "cache_salt"} == set(GenerateRequest.__slots__)
+    assert {"messages", "sampling", "cache_salt"} == {field.name for field in fields(GenerateRequest)}
     assert request("x").messages == (Message(role=Role.USER, content="x"),)

@@ -4,7 +4,7 @@ from typing import Any
 import pytest
 
 from device.errors import BadRequest
-from device.prompt import Framer
+from device.prompt import Counted, Framer
 from hybrid.wire.types import GenerateRequest, Message, Role
 
 TODAY = date(2026, 3, 1)
@@ -68,3 +68,24 @@ def test_a_template_that_refuses_is_a_bad_request_without_the_text() -> None:
 
 def test_a_framer_never_shows_text() -> None:
     assert "kind" not in repr(_framer(default_system="be kind"))
+
+
+def _asked(text: str) -> GenerateRequest:
+    return GenerateRequest(messages=(Message(role=Role.USER, content=text),))
+
+
+def test_what_was_counted_is_handed_over_once_to_that_very_request() -> None:
+    counted, first, equal = Counted(), _asked("x"), _asked("x")
+    counted.keep(first, [1, 2])
+    assert counted.take(equal) is None  # another's, however alike
+    assert counted.take(first) == [1, 2]
+    assert counted.take(first) is None
+
+
+def test_what_was_counted_goes_with_its_request() -> None:
+    counted, request = Counted(), _asked("x")
+    counted.keep(request, [1, 2])
+    counted.keep(request, [1, 2])
+    assert len(counted) == 1
+    del request
+    assert len(counted) == 0

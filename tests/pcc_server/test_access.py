@@ -1,6 +1,7 @@
 """Keys for clients: random, stored as hashes, compared in constant time, limited each, judged before decryption."""
 
 import contextlib
+import os
 import subprocess
 import threading
 from collections.abc import Iterator
@@ -286,7 +287,7 @@ def test_the_command_makes_lists_and_revokes(tmp_path: Path) -> None:
     made = access("add", path, "alice", "--per-minute", "7", "--at-once", "2").stdout.strip()
     assert made.startswith("pcc_")
     assert len(made) == 47
-    assert (tmp_path / "keys").stat().st_mode & 0o777 == 0o600
+    assert (tmp_path / "keys").stat().st_mode & 0o777 == 0o644  # hashes alone, for a node that is another user
     assert "7/min, 2 at once, 400000 tokens/min" in access("list", path).stdout
     assert access("add", path, "alice").returncode == errors.CONFIG_EXIT
     assert access("revoke", path, "bob").returncode == errors.CONFIG_EXIT
@@ -297,12 +298,23 @@ def test_the_command_makes_lists_and_revokes(tmp_path: Path) -> None:
     assert [file.name for file in tmp_path.iterdir()] == ["keys"]
 
 
+def test_a_changed_file_keeps_its_mode_and_its_reader(tmp_path: Path) -> None:
+    if os.geteuid() != 0:
+        pytest.fail("this test gives a file away, which needs root")
+    file = write(tmp_path / "keys", key("old"))
+    file.chmod(0o640)
+    os.chown(file, 12345, 54321)
+    assert access("revoke", str(file), "old").returncode == 0
+    found = file.stat()
+    assert (found.st_mode & 0o777, found.st_uid, found.st_gid) == (0o640, 12345, 54321)
+
+
 @pytest.mark.parametrize(
     ("options", "says"),
     [
         (("--access", "keys"), "--access-keys FILE go together"),
         (("--access-keys", "/nowhere"), "--access-keys FILE go together"),
-        (("--access", "keys", "--access-keys", "/nowhere"), "cannot use the keys"),
+        (("--access", "keys", "--access-keys", "/nowhere"), "cannot read the file of access keys"),
         (
             ("--access", "router", "--listen", "0.0.0.0:0", "--allow-software", "--tls-cert", "x", "--tls-key", "y"),
             "--tls-client-ca FILE",
@@ -324,7 +336,7 @@ def test_a_key_made_while_another_is_revoked_brings_it_back_for_nobody(
     """Both read the file before either writes it: without a lock the second writer undoes the first."""
     file = write(tmp_path / "keys", key("old"))
     gate = threading.Barrier(2, timeout=0.3)
-    read = cli_access._read
+    read = cli_access.read_keys
 
     def slow(path: Path) -> tuple[AccessKey, ...]:
         found = read(path)
@@ -332,7 +344,7 @@ def test_a_key_made_while_another_is_revoked_brings_it_back_for_nobody(
             gate.wait()
         return found
 
-    monkeypatch.setattr(cli_access, "_read", slow)
+    monkeypatch.setattr(cli_access, "read_keys", slow)
     commands = [
         threading.Thread(target=lambda words=words: cli_access.access(words, standalone_mode=False))
         for words in (["revoke", str(file), "old"], ["add", str(file), "new"])

@@ -282,6 +282,7 @@ def test_every_check_of_the_settings_has_something_to_refuse(tmp_path: Path) -> 
     token = tmp_path / "token"
     token.write_text("short")
     wrong = (
+        {"admin": "127.0.0.1.example.invalid:1", "admin_token": str(token), "tls_cert": "/no/c", "tls_key": "/no/k"},
         {"deployment": "Not A Name"},
         {"tls_cert": "/no/cert", "tls_key": "/no/key"},
         {"admin": "127.0.0.1:1", "admin_token": str(token)},
@@ -296,6 +297,8 @@ def test_every_check_of_the_settings_has_something_to_refuse(tmp_path: Path) -> 
     assert not settings_check.problems(Settings(**base))  # type: ignore[arg-type]
     for changed in wrong:
         assert settings_check.problems(Settings(**{**base, **changed})), changed  # type: ignore[arg-type]
+    first, *_ = settings_check.problems(Settings(**{**base, **wrong[0]}))  # type: ignore[arg-type]
+    assert first.message.startswith("cannot listen on --admin 127.0.0.1.example.invalid:1: ")
 
 
 # --- the digest ------------------------------------------------------------------------------------

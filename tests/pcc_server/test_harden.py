@@ -256,6 +256,16 @@ def test_the_launcher_executes_nothing_else_in_truth() -> None:
     assert done.stdout == "denied\n"
 
 
+def test_a_port_for_which_rights_must_be_kept_is_refused_with_a_way_out(tmp_path: Path) -> None:
+    (tmp_path / "first").write_text("1024\n")  # what a machine says where nobody has changed it
+    here = "import pathlib; from pcc_server.harden import linux; "
+    here += f"linux._FIRST_FREE_PORT = pathlib.Path({str(tmp_path)!r}, 'first')"
+    node = Node("--listen", "127.0.0.1:443", command=with_children("", launcher=here), wait=False)
+    assert node.process.wait(30) == 2
+    node.stop()
+    assert "sysctl net.ipv4.ip_unprivileged_port_start=443" in node.words()
+
+
 # --- what a machine does not have ------------------------------------------------------------------
 
 

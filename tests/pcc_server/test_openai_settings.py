@@ -112,11 +112,12 @@ def test_a_listener_nobody_can_see_is_said_and_not_refused(tmp_path: Path) -> No
 
 
 def test_the_kernels_tables_are_read_in_its_byte_order(tmp_path: Path) -> None:
+    rest = "00000000:00000000 00:00000000 00000000 0 0 77"  # queues, timers, user, inode
     rows = (
         "  sl  local_address rem_address   st\n"
-        "   0: 0100007F:1F90 00000000:0000 0A\n"
-        "   1: 0500000A:1F90 00000000:0000 01\n"  # not a listener
-        "   2: 0000000000000000FFFF00000100007F:1F91 0:0 0A\n"
+        f"   0: 0100007F:1F90 00000000:0000 0A {rest}\n"
+        f"   1: 0500000A:1F90 00000000:0000 01 {rest}\n"  # not a listener
+        f"   2: 0000000000000000FFFF00000100007F:1F91 0:0 0A {rest}\n"
     )
     table = tmp_path / "tcp"
     table.write_text(rows)

@@ -198,7 +198,8 @@ def test_what_does_not_go_is_said_with_an_exit_code(words: tuple[str, ...], code
 
 
 def test_a_folder_of_no_use_is_said(tmp_path: Path) -> None:
-    for content, says in (("{}", "lacks"), ("no json", "cannot plan with")):
+    untold = json.dumps({"num_attention_heads": 4, "num_hidden_layers": 2, "hidden_size": 64})
+    for content, says in (("{}", "lacks"), ("no json", "cannot plan with"), (untold, "no number of weights")):
         (tmp_path / "config.json").write_text(content)
         done = command("--model", str(tmp_path), *SIZES)
         assert (done.returncode, says in done.stderr) == (2, True), done.stderr
