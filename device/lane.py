@@ -128,7 +128,7 @@ class LaneCache:
 
 
 class _Block(NamedTuple):
-    """Rows that lie side by side. keys, values: (rows, heads, tokens of the longest, size).  lengths: tokens of each."""
+    """Rows side by side. keys, values: (rows, heads, tokens of the longest, size).  lengths: tokens of each."""
 
     keys: Any
     values: Any

@@ -257,8 +257,14 @@ class Turns:
         return self._options.keeps and bool(live.partition)
 
     def _keep(self, live: Live, cache: list[Any], ids: list[int]) -> None:
-        if self._keeps(live):
-            self._prefix.put(live.partition, ids, cache)
+        """Keep a context, computed: until then its arrays hold what they come from, which is everybody's beside it."""
+        if not self._keeps(live):
+            return
+        try:
+            runtime.mlx().eval([layer.state for layer in cache])
+        except Exception:  # noqa: BLE001 - the device failed: whoever still runs will hear of it
+            return
+        self._prefix.put(live.partition, ids, cache)
 
     def _free(self) -> None:
         """Give the memory of ended requests back; an engine that keeps context may also keep buffers."""

@@ -116,15 +116,17 @@ async def diagnose_tls(address: Address, roots: bytes | None, within_s: float) -
         return None
     try:
         async with asyncio.timeout(within_s):
-            await reader.read(1)  # with TLS 1.3 a server says only now that it wanted a certificate of ours
-    except ssl.SSLError:
-        return TlsTrouble(why="it lets in only callers with a certificate of its own", hint=ROUTER_HINT)
+            greeted = await reader.read(1)  # with TLS 1.3 a server refuses only now that we showed no certificate
+    except (ssl.SSLError, ConnectionError):
+        greeted = b""
     except (OSError, TimeoutError):
         return None
     finally:
         writer.close()
         with contextlib.suppress(OSError):  # ssl.SSLError is one
             await writer.wait_closed()
+    if not greeted:
+        return TlsTrouble(why="it lets in only callers with a certificate of its own", hint=ROUTER_HINT)
     return None if roots else TlsTrouble(why="its authority is known to this device, not to gRPC", hint=CA_HINT)
 
 

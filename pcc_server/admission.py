@@ -192,9 +192,9 @@ class Admission:
             place.give_up()
 
     def _learn(self, place: Place) -> None:
-        if place.generated > 1:
+        if step_s := place.step_s:
             first_s = place.first_at - place.started_at
-            self._speeds = self._speeds.learned(first_s=first_s, step_s=place.step_s, answer=place.generated)
+            self._speeds = self._speeds.learned(first_s=first_s, step_s=step_s, answer=place.generated)
 
     def _leave(self, place: Place) -> None:
         if place in self._running:

@@ -163,6 +163,7 @@ class Answer:
         place.told(read=chunk.progress[0] if chunk.progress else None, tokens=chunk.tokens)
         if chunk.text or chunk.progress:
             if self._outlet.full:
+                place.held_up = True
                 await self._outlet.room()
             self._send(chunk)
 

@@ -26,8 +26,8 @@ FAULT_EXIT = 1
 class Inherited:
     """What the launcher gave this process: two ends of socketpairs, the settings, and what goes with them.
 
-    extra: of the worker's line: ``signer`` (seed of the directory signer, hexadecimal) and ``after`` ([epoch, seq] of
-    the directory that was published last).
+    extra: of the worker's line: ``signer`` (seed of the directory signer, hexadecimal) and ``after`` (epochs and
+    the numbers that directories of this node used last in them).
     """
 
     link_fd: int
@@ -113,7 +113,7 @@ def run(inherited: Inherited, main: Callable[[], Coroutine[Any, Any, None]]) -> 
         asyncio.run(_quietly(main))
     except StartFailure as failure:
         control.write(inherited.control, failed={"exit_code": failure.exit_code, "message": failure.message})
-    except Exception as error:  # noqa: BLE001 - its class and line, never its message
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - its class and line, never its message
         events.fault(error)
         os._exit(FAULT_EXIT)
 

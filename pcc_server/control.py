@@ -19,8 +19,8 @@ _ROOM = socket.CMSG_SPACE(8 * _FD_BYTES)  # for the descriptors of one read; Lin
 _FLAGS = socket.MSG_DONTWAIT | getattr(socket, "MSG_CMSG_CLOEXEC", 0)
 
 
-def write(end: socket.socket, fd: int | None = None, **message: Any) -> None:
-    """Send one message, and a duplicate of ``fd`` with it.
+def write(end: socket.socket, fd: int | None = None, **message: Any) -> bool:
+    """Send one message, and a duplicate of ``fd`` with it. Returns whether it has left.
 
     A reader that is gone is noticed where its end of file is read, not here. One that does not read loses messages, on
     an end that does not block at once: a short message leaves whole or not at all.
@@ -32,7 +32,8 @@ def write(end: socket.socket, fd: int | None = None, **message: Any) -> None:
         sent = 0 if fd is None else socket.send_fds(end, [data], [fd])
         end.sendall(data[sent:])
     except OSError:
-        return
+        return False
+    return True
 
 
 class Lines:

@@ -4,13 +4,17 @@ The worker has no socket() and no connect(): it asks for a connection by number 
 control socket (node design 3.11).
 """
 
+import contextlib
 import errno
 import ipaddress
 import socket
+import struct
+import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
-from . import control
+from . import control, events
 from .config import Settings
 from .engine_check import Check
 from .errors import StartFailure
@@ -19,18 +23,52 @@ LOOPBACK = "127.0.0.1"
 TABLES = ("/proc/net/tcp", "/proc/net/tcp6")
 _LISTENING = "0A"
 _WORD_BYTES = 4
+_ANSWERS = frozenset((LOOPBACK, "0.0.0.0", "::"))  # noqa: S104 - compared with; addresses that a dial may end at
+_CREDENTIALS = struct.calcsize("3i")  # of a peer: process, user, group
 
 
-def answer(settings: Settings, end: socket.socket, number: int) -> None:
-    """Answer a worker's request: dial, and hand the connection over, perhaps still connecting.
+class Dialler:
+    """Dials whoever was there first, and nobody of another user later.
 
-    The launcher waits for nobody. end: its end of that worker's control socket.
+    While an engine is away any user of the machine may take its port, and would get what is sealed to this node.
     """
-    try:
-        with begin(settings) as connection:
-            control.write(end, connection.fileno(), dialled=number)
-    except OSError as error:
-        control.write(end, dialled=number, error=f"the engine cannot be dialled: {error.strerror}")
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._user: int | None = None
+
+    def answer(self, end: socket.socket, number: int) -> None:
+        """Answer a worker's request: dial, and hand the connection over, perhaps still connecting.
+
+        The launcher waits for nobody. end: its end of that worker's control socket.
+        """
+        try:
+            with begin(self._settings) as connection:
+                self._check(users(self._settings, connection))
+                control.write(end, connection.fileno(), dialled=number)
+        except OSError as error:
+            control.write(end, dialled=number, error=f"the engine cannot be dialled: {error.strerror}")
+
+    def _check(self, found: frozenset[int]) -> None:
+        if found and self._user is None and len(found) == 1:
+            (self._user,) = found
+        if found - {self._user}:
+            error = PermissionError(errno.EPERM, "another user of this machine has its place")
+            events.fault(error)
+            raise error
+
+
+def users(settings: Settings, connection: socket.socket) -> frozenset[int]:
+    """Return the users behind whom a connection to the engine may end; empty where this machine does not show it."""
+    if sys.platform != "linux":
+        return frozenset()
+    if not settings.engine_uds:
+        rows = (row for table in TABLES for row in _rows(Path(table)))
+        return frozenset(row.user for row in rows if row.port == settings.engine_port and row.address in _ANSWERS)
+    with contextlib.suppress(OSError):
+        _, user, _ = struct.unpack("3i", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS))
+        return frozenset({user})
+    return frozenset()
 
 
 def begin(settings: Settings) -> socket.socket:
@@ -77,15 +115,26 @@ def listeners(port: int, tables: tuple[str, ...] = TABLES) -> set[str]:
 
 def listening(table: Path) -> Iterator[tuple[str, int, str]]:
     """Yield address, port and inode of every listening socket in a table of the kernel's."""
+    return ((row.address, row.port, row.inode) for row in _rows(table))
+
+
+class _Row(NamedTuple):
+    address: str
+    port: int
+    user: int
+    inode: str
+
+
+def _rows(table: Path) -> Iterator[_Row]:
     try:
         rows = table.read_text(encoding="ascii").splitlines()[1:]
     except OSError:
         return
     for row in rows:
-        _, local, _, state, _, _, _, _, _, inode, *_ = row.split()
+        _, local, _, state, _, _, _, user, _, inode, *_ = row.split()
         if state == _LISTENING:
             address, _, port = local.partition(":")
-            yield _address(bytes.fromhex(address)), int(port, 16), inode
+            yield _Row(_address(bytes.fromhex(address)), int(port, 16), int(user), inode)
 
 
 def _address(raw: bytes) -> str:

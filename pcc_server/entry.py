@@ -109,9 +109,9 @@ class Entry:
         return self._publisher.node_key
 
     @property
-    def last(self) -> tuple[int, int]:
-        """Epoch and number of the directory that was published last."""
-        return self._publisher.last
+    def used(self) -> tuple[tuple[int, int], ...]:
+        """Epochs and the numbers that directories used last in them: no later worker may use them again."""
+        return self._publisher.used
 
     @property
     def tier(self) -> int:

@@ -21,6 +21,7 @@ from .config import Settings
 from .errors import Busy
 from .events import Event, Phase
 from .front import admit
+from .hall import Hall
 from .health import Readiness, Reason
 from .link import ACK_BYTES, LINK_STREAM, READER_PATIENCE_S, Kind, Operation
 from .log_files import read_event_log
@@ -29,7 +30,6 @@ from .patience import Patience
 from .progress import Progress
 from .publication import Publication
 from .rate import AtOnce, Rate
-from .slots import Slots
 from .streams import Stream
 from .turns import Turns
 from .upstream import Upstream
@@ -56,7 +56,7 @@ class Gateway:
         self._faulty = settings.fault == "unavailable"
         self._access = settings.access
         self._admission = admission(settings)
-        self._callers = Slots(2 * settings.streams)
+        self._callers = Hall(2 * settings.streams)
         self._directory_rate = Rate(DIRECTORY_PER_MINUTE)
         self._behind_router = settings.access == "router"
         self._attesting = AtOnce(MAX_NONCES if self._behind_router else NONCES_PER_ADDRESS)
@@ -168,7 +168,7 @@ class Gateway:
     async def invoke(self, requests: AsyncIterator[bytes], context: "Context") -> None:
         """Inference.Invoke: one sealed request in, one sealed reply out."""
         self._published()  # a node that is not ready reads nothing
-        with self._callers.enter():
+        async with self._callers.enter():
             data = await only(requests)
         begun = time.monotonic()
         publication = self._published()

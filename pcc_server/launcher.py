@@ -65,9 +65,10 @@ class Launcher:
         self._selector = selectors.DefaultSelector()
         self._posts = {program: Post(program) for program in (Program.GATEWAY, Program.WORKER)}
         self._signer = secrets.token_bytes(SEED_BYTES)
-        self._after: list[int] | None = None  # epoch and number of the directory that was published last
+        self._after: list[list[int]] = []  # epochs and the numbers that directories used last in them
         self._startup = Startup()
         self._desk = Desk(partial(collector_for, settings.attester, settings.tpm))
+        self._dialler = dial.Dialler(settings)
         self._facts: dict[str, Any] = {}
         self._ready = self._published = self._draining = False
         self._stops = 0
@@ -246,13 +247,17 @@ class Launcher:
         except EOFError:
             self._selector.unregister(child.control)
             self._on_end(child)
+        except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:  # no program of ours
+            events.fault(error)
+            child.process.kill()
 
     def _learn(self, child: Child, message: dict[str, Any]) -> None:
-        child.failure = message.get("failed", child.failure)
+        if "failed" in message:
+            child.fail(message["failed"])
         if "protection" in message:
             self._missing |= message["protection"]["missing"]
             self._protection[child.program] = message["protection"]
-        if "facts" in message:
+        if "facts" in message and not child.served:  # before anybody could reach it; later it may not be ours any more
             child.served = True
             told = message["facts"]
             self._facts.update((name, told[name]) for name in FACTS[child.program] & told.keys())
@@ -300,11 +305,11 @@ class Launcher:
             self._write(Program.GATEWAY, counts={"worker_stderr_bytes": self._stray, **self._counts})
             self._posts[Program.WORKER].watch.beat(int(message["beat"]), int(message.get("step_ms", 0)))
         if "published" in message:
-            self._after = [int(number) for number in message["published"]]
+            self._after = [[int(epoch), int(seq)] for epoch, seq in message["published"]]
         if "collect" in message:
             self._desk.ask(message["collect"], child.control)
         if "dial" in message:
-            dial.answer(self._settings, child.control, int(message["dial"]))
+            self._dialler.answer(child.control, int(message["dial"]))
         if "phase" in message:
             self._startup.enter(Phase(message["phase"]), int(message.get("pct", 0)))
             self._tell_startup()
@@ -346,8 +351,7 @@ class Launcher:
     def _never_ready(self, child: Child) -> None:
         self._exit = UNAVAILABLE_EXIT
         if child.failure:
-            self._last_words = str(child.failure["message"])
-            self._exit = int(child.failure["exit_code"])
+            self._last_words, self._exit = child.failure
             return
         events.emit(Event.CHILD_ENDED, program=child.program, status=child.process.returncode)
         self._last_words = f"the {child.program} {child.how_it_ended()} before the node was ready"
@@ -360,7 +364,7 @@ class Launcher:
         events.emit(Event.CHILD_ENDED, program=child.program, status=child.process.returncode)
         self._drain_said(child)
         if child.failure:
-            self._notices.failure(str(child.failure["message"]))
+            self._notices.failure(child.failure[0])
         elif not child.served:
             self._notices.early(child.early)
         self._close(child)

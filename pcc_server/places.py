@@ -15,7 +15,10 @@ AGING_TPS = 2_000  # a prompt this much shorter overtakes those that came up to 
 
 
 class Place:
-    """One request inside: it waits, then it runs, and says how far it has come."""
+    """One request inside: it waits, then it runs, and says how far it has come.
+
+    shed: the machine has no room left for it.  held_up: its reader is slow, so its times say nothing of the engine.
+    """
 
     def __init__(self, work: Work, tenant: int, queue_s: float) -> None:
         self._loop = asyncio.get_running_loop()
@@ -27,7 +30,7 @@ class Place:
         self.granted: asyncio.Future[None] = self._loop.create_future()
         self.started_at = self.first_at = 0.0
         self.read = self.generated = 0
-        self.shed = False
+        self.shed = self.held_up = False
 
     @property
     def order(self) -> float:
@@ -68,8 +71,10 @@ class Place:
 
     @property
     def step_s(self) -> float:
-        """Seconds a token has taken so far; 0 before the second one."""
-        return (self._loop.time() - self.first_at) / (self.generated - 1) if self.generated > 1 else 0.0
+        """Seconds a token has taken so far; 0 before the second one, and where the reader held it up."""
+        if self.held_up or self.generated < 2:  # noqa: PLR2004 - a gap has two ends
+            return 0.0
+        return (self._loop.time() - self.first_at) / (self.generated - 1)
 
     def give_up(self) -> None:
         """End it, because the machine has no room left."""

@@ -4,7 +4,6 @@ import contextlib
 import os
 import signal
 import socket
-import struct
 import subprocess
 import sys
 from collections import deque
@@ -18,15 +17,16 @@ from .environment import environment
 from .events import Program
 
 KEPT_LINES = 40  # of what a child prints before it serves: no request exists then
+MAX_WORDS = 1_000  # characters of its last words
 READ_BYTES = 65_536
-_SEND_S = 2  # a child that does not read loses messages; the launcher waits for nobody
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class Child:
     """A running program of ours and the ends we hold of it.
 
-    served: it has told its facts; from then on it may hold a request.  failure: why it cannot serve, in its own words.
+    served: it has told its facts; from then on it may hold a request.  failure: why it cannot serve, in its own words,
+    and the exit code.
     early: what it printed before that.  stray_bytes: what it printed later and nobody saw.
     """
 
@@ -34,7 +34,7 @@ class Child:
     process: subprocess.Popen[bytes]
     control: socket.socket
     served: bool = False
-    failure: dict[str, Any] | None = None
+    failure: tuple[str, int] | None = None
     early: deque[bytes] = field(default_factory=lambda: deque(maxlen=KEPT_LINES))
     stray_bytes: int = 0
     _lines: Lines = field(default_factory=lambda: Lines(events.MAX_LINE))
@@ -44,7 +44,7 @@ class Child:
     def start(cls, program: Program, link: socket.socket) -> "Child":
         """Start it: no shell, no preexec_fn, an environment built from nothing, two inherited sockets."""
         ours, theirs = socket.socketpair()
-        ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("@ll", _SEND_S, 0))
+        ours.setblocking(False)  # noqa: FBT003 - the signature; a child that does not read loses messages
         with theirs:
             fds = (link.fileno(), theirs.fileno())
             words = [sys.executable, "-P", "-s", "-B", "-m", f"pcc_server.{program}", *map(str, fds), str(os.getpid())]
@@ -85,6 +85,11 @@ class Child:
         if not data:
             raise EOFError
         yield from messages(self._news.push(data))
+
+    def fail(self, told: dict[str, Any]) -> None:
+        """Take its last words: one sentence that may stand in a log, whatever has become of it."""
+        words = "".join(char if char.isprintable() else " " for char in str(told["message"])[:MAX_WORDS])
+        self.failure = words, int(told["exit_code"])
 
     def ask_to_end(self) -> None:
         """Close our half of the control socket: the child ends as soon as it can."""

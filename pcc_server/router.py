@@ -36,6 +36,7 @@ from .errors import CONFIG_EXIT, Busy, DeadlinePassed, PassedOn, Refused, StartF
 from .events import Event
 from .front import client_header
 from .gateway import FLUSH_S, RETRY_KEY, Context, make_server
+from .hall import Hall
 from .handlers import DIRECTORY_PER_MINUTE, NONCES_PER_ADDRESS
 from .health import Readiness, Reason
 from .listing import Rules
@@ -142,6 +143,7 @@ class Router:
         self._nodes = [GrpcNode(place, settings) for place in settings.nodes]
         self.roster = Roster(self._nodes, rules, composer, self._publish)
         self._admission = admission(settings)
+        self._hall = Hall(settings.streams)
         self._callers = Slots(settings.streams)
         self._directory_rate = Rate(DIRECTORY_PER_MINUTE)
         self._attesting = AtOnce(NONCES_PER_ADDRESS)
@@ -199,8 +201,10 @@ class Router:
     async def invoke(self, requests: AsyncIterator[bytes], context: Context) -> None:
         """Inference.Invoke: one sealed request to the first candidate that begins a reply."""
         self._check_ready()
-        with self._inside():
+        async with self._hall.enter():
             data = await only(requests)
+        self._check_ready()
+        with self._inside():
             begun = time.monotonic()
             request = decode_invoke_request(data)
             del data

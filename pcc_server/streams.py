@@ -46,7 +46,7 @@ class Stream:
         if not self.ended:
             self._refusal = refusal
             self.ended = True
-            self._wake()
+        self._wake()
 
     def _wake(self) -> None:
         if self._news is not None and not self._news.done():

@@ -24,7 +24,7 @@ from hybrid.wire.note import NoteSigner
 
 from . import child, control, errors, events, hygiene
 from .admission import Admission, Bounds
-from .announce import NOTHING, Publisher
+from .announce import Publisher
 from .answer import Answer, Kitchen
 from .attest.remote import Remote
 from .cache_partition import SECRET_BYTES
@@ -41,6 +41,7 @@ from .release import release_leaf
 from .tally import Tally
 
 BEAT_S = 1.0
+AGAIN_S = 0.1  # until the launcher takes what it must know
 CLOSE_S = 3.0  # for the engine to free its model
 LEAST_CHUNK = 32  # tokens of a prompt that the slowest engine reads in one step
 
@@ -60,8 +61,8 @@ class Opened(NamedTuple):
 Running = dict[int, tuple[asyncio.Task[None], Outlet]]
 
 
-def _tell_nobody(**_message: Any) -> None:
-    return
+def _tell_nobody(**_message: Any) -> bool:
+    return True
 
 
 class Worker:
@@ -74,7 +75,7 @@ class Worker:
         collect: Collect = collect_software,
         *,
         publisher: Publisher | None = None,
-        tell: Callable[..., None] = _tell_nobody,
+        tell: Callable[..., bool] = _tell_nobody,
     ) -> None:
         """Make keys. Raises StartFailure for a release of no use.
 
@@ -136,8 +137,10 @@ class Worker:
         assert self._link is not None  # noqa: S101 - set before anything calls this
         self._ring.advance()
         publication = await self.entry.publish(self._settings.epoch_s)
+        # First: no number may be used twice, whatever ends this process.
+        while not self._tell(published=self.entry.used):  # noqa: ASYNC110 - nobody tells of room in that socket
+            await asyncio.sleep(AGAIN_S)
         self._publication = publication.encode()
-        self._tell(published=self.entry.last)  # first: no number may be used twice, whatever ends this process
         self._link.send(Kind.PUBLISH, LINK_STREAM, self._publication)
         events.emit(Event.PUBLISHED, epoch=self._ring.epoch, triples=len(publication.accepted))
 
@@ -244,7 +247,14 @@ class Worker:
         number = frame.stream
         task = self._loop.create_task(self._serve(frame.payload, outlet))
         running[number] = (task, outlet)
-        task.add_done_callback(lambda _: running.pop(number, None))
+        task.add_done_callback(partial(self._end_stream, running, number, outlet))
+
+    @staticmethod
+    def _end_stream(running: Running, number: int, outlet: Outlet, task: asyncio.Task[None]) -> None:
+        running.pop(number, None)
+        if not task.cancelled() and (error := task.exception()):  # of telling another one
+            events.fault(error)
+            outlet.refuse(Refusal(code=ErrorCode.FAULT))
 
     @staticmethod
     def _drop(running: Running) -> None:
@@ -415,8 +425,9 @@ async def _take_all(worker: Worker, links: asyncio.Queue[int]) -> None:
 def _publisher(inherited: child.Inherited) -> Publisher:
     """Return the signer that every worker of this node has in its turn, and where the one before has ended."""
     name, seed = f"{inherited.settings.deployment}/directory", bytes.fromhex(inherited.extra["signer"])
-    epoch, seq = inherited.extra["after"] or NOTHING
-    return Publisher(NoteSigner.from_seed(name, seed), after=(int(epoch), int(seq)))
+    return Publisher(
+        NoteSigner.from_seed(name, seed), after={int(one): int(seq) for one, seq in inherited.extra["after"]}
+    )
 
 
 async def _first(*works: Coroutine[Any, Any, object]) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from hybrid.wire.errors import WireError
 from hybrid.wire.evidence import Bundle, Statement
 from pcc_server.cli_keys import AdminClient
-from pcc_server.config import Settings, config_digest, split_address
+from pcc_server.config import Settings, config_digest, is_loopback, split_address
 from pcc_server.errors import StartFailure
 from pcc_server.events import Program
 
@@ -94,13 +94,21 @@ def _addresses(node: Node) -> list[str]:
 def _by_admin(settings: Settings) -> Statement:
     token = Path(settings.admin_token) if settings.admin_token else None
     try:
-        bundle = Bundle.decode(AdminClient(settings.admin, token, settings.tls_cert).read("GET", "/evidence"))
+        bundle = Bundle.decode(_admin(settings, token).read("GET", "/evidence"))
         bundle.verify_signature()
     except StartFailure as failure:
         raise Unseen(f"the node does not show its evidence: {failure.message}") from None
     except WireError:
         raise Unseen("the evidence at the admin port cannot be read") from None
     return bundle.statement
+
+
+def _admin(settings: Settings, token: Path | None) -> AdminClient:
+    """Return the way to this machine's admin port, which is TLS, with the node's certificate, off loopback alone."""
+    host, port = split_address(settings.admin)
+    here = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host)  # noqa: S104 - looked up, not bound
+    ca = "" if is_loopback(host) else settings.tls_cert
+    return AdminClient(f"{here}:{port}" if here else settings.admin, token, ca, own=bool(ca))
 
 
 def configuration(node: Node, publish: Publish) -> Found:

@@ -29,6 +29,7 @@ from hybrid.wire.errors import SealedCode
 from hybrid.wire.evidence import Accelerator
 from hybrid.wire.types import Chunk, GenerateRequest
 from pcc_server import events
+from pcc_server.cache_partition import NOTHING_KEPT
 from pcc_server.config import Settings
 from pcc_server.errors import CONFIG_EXIT, Sealed, StartFailure
 from pcc_server.events import Event, Phase
@@ -171,8 +172,8 @@ class _Stateless:
         self.model_id = engine.model_id
         self.context_size = engine.context_size
 
-    async def generate(self, request: GenerateRequest, *, partition: str = "default") -> AsyncIterator[Chunk]:
-        """Stream the answer. Raises Sealed."""
+    async def generate(self, request: GenerateRequest, *, partition: str = NOTHING_KEPT) -> AsyncIterator[Chunk]:
+        """Stream the answer; without a partition nothing of it is kept. Raises Sealed."""
         with _in_our_words():
             chunks = self._engine.generate(request, partition=partition)
             async with contextlib.aclosing(chunks) as running:  # type: ignore[type-var]

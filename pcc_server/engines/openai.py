@@ -19,7 +19,7 @@ from pcc_server.errors import Sealed
 
 from .http import OK, Ask, EngineFailure, Patience, Unreachable, events, fetch
 from .openai_kinds import Kind
-from .openai_reply import Delta, read_delta
+from .openai_reply import MAX_COUNT, Delta, read_delta
 
 DONE = "[DONE]"
 CHAT = "/v1/chat/completions"
@@ -259,7 +259,7 @@ def _params(request: GenerateRequest, most: int) -> dict[str, str | int]:
 
 def _number(value: dict[str, Any], key: str) -> int:
     number = value.get(key)
-    if type(number) is not int or number < 0:
+    if type(number) is not int or not 0 <= number <= MAX_COUNT:
         raise EngineFailure
     return number
 

@@ -19,6 +19,7 @@ from collections.abc import Set as AbstractSet
 from functools import partial
 
 from .kernel import call, prctl
+from .seccomp import FASTOPEN
 from .syscalls import table
 
 Probe = Callable[[], None]
@@ -165,6 +166,9 @@ PROBES: dict[str, Probe] = {
     "raw_socket": partial(_socket, socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ICMP),
     "socket_pair": _pair,
     "connect": partial(_reach, "connect", _NO_FD, 0, 0),
+    "connect_by_sending": partial(_reach, "sendto", _NO_FD, 0, 0, FASTOPEN, 0, 0),
+    "connect_by_message": partial(_reach, "sendmsg", _NO_FD, 0, FASTOPEN),
+    "connect_by_messages": partial(_reach, "sendmmsg", _NO_FD, 0, 0, FASTOPEN),
     "bind": partial(_reach, "bind", _NO_FD, 0, 0),
     "listen": partial(_reach, "listen", _NO_FD, 0),
     "execute": partial(_reach, "execve", _text(b""), 0, 0),

@@ -26,6 +26,7 @@ _STEP = struct.Struct("=HBBI")  # operation, steps to skip when true, when false
 # open(2): any of these asks for more than reading. O_TMPFILE without its O_DIRECTORY bit.
 _WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND | 0o20000000
 _THREAD = 0x00010000  # CLONE_THREAD
+FASTOPEN = 0x20000000  # MSG_FASTOPEN: connect by sending
 _NAMESPACES = 0x7E020080  # CLONE_NEW*
 _SET_PDEATHSIG, _SET_DUMPABLE, _SET_SECCOMP, _SET_SECUREBITS, _SET_MM = 1, 4, 22, 28, 35
 _SET_PTRACER = 0x59616D61
@@ -112,7 +113,14 @@ _SELF = (
     _option(_SET_PDEATHSIG),
     _option(_SET_SECCOMP),
 )
-_NETWORK = _all("socket socketpair connect bind listen")
+_NETWORK = (
+    *_all("socket socketpair connect bind listen"),
+    # A port that was shut down is a plain socket again, and this flag connects it past connect(2) and past Landlock.
+    *(
+        Rule(name=name, tests=(Test(argument=flags, how=Is.ANY, value=FASTOPEN),))
+        for name, flags in (("sendto", 3), ("sendmsg", 2), ("sendmmsg", 3))
+    ),
+)
 _ACCEPT = _all("accept accept4")
 
 RULES: Mapping[Program, tuple[Rule, ...]] = {

@@ -55,7 +55,7 @@ quotactl_fd=443 syslog=103 vhangup=153 iopl=172 ioperm=173 modify_ldt=154 person
 migrate_pages=256 move_pages=279 uselib=134 lookup_dcookie=212 nfsservctl=180 setuid=105 setgid=106
 setgroups=116 setreuid=113 setregid=114 setresuid=117 setresgid=119 setfsuid=122 setfsgid=123 capset=126
 prlimit64=302 setrlimit=160 setpgid=109 setsid=112 lsm_set_self_attr=460 prctl=157 seccomp=317
-landlock_create_ruleset=444 getpid=39
+landlock_create_ruleset=444 getpid=39 sendto=44 sendmsg=46 sendmmsg=307
 """),
 )
 AARCH64 = Table(
@@ -78,7 +78,7 @@ setdomainname=162 settimeofday=170 clock_settime=112 clock_adjtime=266 adjtimex=
 quotactl_fd=443 syslog=116 vhangup=58 personality=92 remap_file_pages=234 migrate_pages=238 move_pages=239
 lookup_dcookie=18 nfsservctl=42 setuid=146 setgid=144 setgroups=159 setreuid=145 setregid=143 setresuid=147
 setresgid=149 setfsuid=151 setfsgid=152 capset=91 prlimit64=261 setrlimit=164 setpgid=154 setsid=157
-lsm_set_self_attr=460 prctl=167 seccomp=277 landlock_create_ruleset=444 getpid=172
+lsm_set_self_attr=460 prctl=167 seccomp=277 landlock_create_ruleset=444 getpid=172 sendto=206 sendmsg=211 sendmmsg=269
 """),
 )
 _BY_MACHINE = {"x86_64": X86_64, "aarch64": AARCH64}

@@ -100,7 +100,7 @@ def test_rows_keep_their_tokens_and_places_whoever_comes_and_goes() -> None:
 
 def test_answers_of_all_lengths_say_side_by_side_what_they_say_alone(tiny: Path) -> None:
     driver = Driver(tiny, max_rows=8)
-    asked = [(length, most) for length, most in zip((1, 2, 255, 256, 300, 700, 20), (90, 3, 40, 9, 60, 30, 70))]
+    asked = ((1, 90), (2, 3), (255, 40), (256, 9), (300, 60), (700, 30), (20, 70))
     lives = [driver.submit(prompt(length, length), max_tokens=most) for length, most in asked]
     driver.run()
     for live in lives:

@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from device import runtime
+from device.fit import KV_STEP
 from device.prefix import PrefixCache
 from pcc_server.engines import mlx
 
@@ -49,3 +51,24 @@ def test_hardly_any_temperature_chooses_as_none_does(driver: Driver) -> None:
     lives = [driver.submit(prompt(30), temperature=temperature) for temperature in (0.0, 1e-300, 1e-39, 1e-5)]
     driver.run()
     assert len({tuple(live.emitted) for live in lives}) == 1
+
+
+@pytest.mark.parametrize("cancelled", [False, True])
+def test_kept_context_holds_nothing_of_those_it_ran_beside(tiny: Path, cancelled: bool) -> None:
+    """An array that is not computed yet holds what it will be computed from: here everybody's keys and values."""
+    driver = Driver(tiny, prefix_cache=True)
+    core = runtime.mlx()
+    core.set_cache_limit(0)
+    before = core.get_active_memory()
+    others = [driver.submit(prompt(900, start), max_tokens=60) for start in range(7)]
+    kept = driver.submit(prompt(40, 9), max_tokens=60 if cancelled else 20, partition="a")
+    driver.run(until=lambda: len(kept.emitted) >= 20)
+    if cancelled:
+        driver.turns.cancel(kept)
+    for other in others:
+        driver.turns.cancel(other)
+    assert not driver.turns.running
+    nbytes = driver.turns._prefix.nbytes
+    assert nbytes >= 50 * driver.loaded.plan.kv_token_bytes
+    assert core.get_active_memory() - before <= nbytes + 2 * KV_STEP * driver.loaded.plan.kv_token_bytes
+    driver.close()

@@ -1,21 +1,31 @@
 """A node in which an exception can be raised at any line of gateway and worker, at the next request."""
 
+import contextlib
+import http.client
 import inspect
 import json
 import os
 import select
-from collections.abc import Iterator
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from types import CodeType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
+import grpc
+
+from hybrid.wire.errors import WireError
 from tests.pcc_server.injector import FDS
+from tests.pcc_server.node_client import Client, Node, until
 from tests.pcc_server.sandboxes import with_children
 
 ROOT = Path(__file__).resolve().parents[2]
 PROGRAMS = ("gateway", "worker")
 ANSWER_S = 30.0
+SHOWN = ("/metrics", "/startupz", "/readyz")
 Line = tuple[str, int]  # file below the repository, number
+Request = Callable[[Client], list[object]]  # makes one; returns what its caller saw outside the seal
 
 
 class Place(NamedTuple):
@@ -123,3 +133,87 @@ def functions(file: str) -> Iterator[tuple[str, set[int]]]:
         if code.co_flags & inspect.CO_OPTIMIZED:  # neither a module nor a class body
             lines = {line for _, _, line in code.co_lines() if line and line != code.co_firstlineno}
             yield code.co_qualname, lines
+
+
+class Lab:
+    """A node of the test build, its handles, and a client that is made anew when the worker was."""
+
+    def __init__(self, *options: str, engine: str = "fake", fault: str = "") -> None:
+        with ExitStack() as opened:
+            folder = Path(opened.enter_context(tempfile.TemporaryDirectory(prefix="every-line-")))
+            command = injected(folder, fault=fault)
+            self.handles = {program: Handle(folder, program) for program in PROGRAMS}
+            for handle in self.handles.values():
+                opened.callback(handle.close)
+            words = ("--admin", "127.0.0.1:0", "--max-running", "64", *options)
+            self.node = opened.enter_context(Node(*words, engine=engine, command=command))
+            for handle in self.handles.values():
+                handle.wait_started()
+            self.client = Client(self.node)
+            opened.callback(self._leave)
+            self._opened = opened.pop_all()
+        self._read = [0, 0]
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._opened.close()
+
+    def _leave(self) -> None:
+        self.client.close()
+
+    def lines(self, request: Request) -> set[Place]:
+        """Return the lines that a request runs."""
+        for handle in self.handles.values():
+            handle.begin(do="note")
+        request(self.client)
+        return {
+            Place(program, file, line) for program, handle in self.handles.items() for file, line in handle.stop()[1]
+        }
+
+    def fail(self, place: Place, request: Request, kind: str, text: str) -> tuple[bool, list[object], list[object]]:
+        """Raise an error with this text at a line during a request, and wait until the node serves again.
+
+        Returns whether the line was reached, what the caller saw, and what else anybody could see.
+        """
+        handle = self.handles[place.program]
+        handle.begin(do="arm", file=place.file, line=place.line, kind=kind, text=text)
+        seen = request(self.client)
+        raised, _ = handle.stop()
+        self.recover()
+        return raised, seen, [*self.shown(), *self.news()]
+
+    def recover(self) -> None:
+        """Wait until the node answers; a new worker has new keys."""
+        until(self._answers, 30)
+
+    def _answers(self) -> bool:
+        try:
+            return bool(self.client.ask("well?", max_tokens=1).receipt)
+        except (grpc.RpcError, WireError):
+            self._connect_again()
+            return False
+
+    def _connect_again(self) -> None:
+        with contextlib.suppress(grpc.RpcError):
+            fresh = Client(self.node)
+            self.client.close()
+            self.client = fresh
+
+    def shown(self) -> Iterator[object]:
+        """Yield what the admin port shows."""
+        for path in SHOWN:
+            connection = http.client.HTTPConnection(str(self.node.ready["admin"]), timeout=10)
+            connection.request("GET", path)
+            response = connection.getresponse()
+            yield response.read().decode()
+            yield response.getheaders()
+            connection.close()
+
+    def news(self) -> Iterator[str]:
+        """Yield what launcher, gateway and worker have printed since it was asked last."""
+        for at, lines in enumerate((self.node.stdout, self.node.stderr)):
+            new = lines[self._read[at] :]
+            self._read[at] += len(new)
+            yield from new

@@ -41,7 +41,7 @@ class Injector:
         self._say(hello=os.getpid())
 
     def _follow_engine(self) -> None:
-        """Trace the engine's own thread anew at each of its turns: an error of the tracer ends tracing, of its thread."""
+        """Trace the engine's own thread anew at each of its turns: an error of a tracer ends it, in its thread."""
         if core := sys.modules.get("device.core"):
             drain = core.Core._drain
 

@@ -11,6 +11,8 @@ import time
 
 from pcc_server import harden
 
+PLANTED = "planted\n" * 1000  # more than a page: the kernel counts by pages what is to reach a disk
+
 
 def misbehave(how: str) -> None:
     kind, _, what = how.partition(":")
@@ -21,10 +23,10 @@ def misbehave(how: str) -> None:
             sys.stderr.write(f"DEBUG prompt={what}\n")
             sys.stderr.flush()
         elif held:
-            held.write(b"planted\n")
+            held.write(PLANTED.encode())
         else:
             with open(what, "a") as file:  # noqa: PTH123 - as plain as it gets
-                file.write("planted\n")
+                file.write(PLANTED)
 
 
 if __name__ == "__main__":

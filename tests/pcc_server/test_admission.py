@@ -472,3 +472,19 @@ def test_the_tally_hears_how_full_it_is() -> None:
         await them.all()
 
     run(main)
+
+
+@pytest.mark.parametrize("held_up", [True, False])
+def test_a_slow_reader_teaches_nothing_of_the_engine(held_up: bool) -> None:
+    async def main() -> None:
+        them = await fleet()
+        before = them.admission._speeds
+        with them.admission.place(tenant=0, prompt=10, most=10, deadline=math.inf) as place:
+            await place.turn()
+            for _ in range(10):
+                place.told(tokens=1)
+                place.held_up = held_up
+                await asyncio.sleep(60)
+        assert (them.admission._speeds == before) is held_up  # the control: without the mark it would
+
+    run(main)

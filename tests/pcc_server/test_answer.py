@@ -323,3 +323,21 @@ def test_sealed_bytes_that_are_no_request_are_told_inside() -> None:
     events, receipt = asyncio.run(main()).opened()
     assert codes(events) == [SealedCode.BAD_REQUEST]
     assert receipt.status == 1
+
+
+@pytest.mark.parametrize("full", [True, False])
+def test_a_reader_that_holds_an_answer_up_is_marked(full: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def script() -> AsyncIterator[Chunk]:
+        for _ in range(5):
+            await asyncio.sleep(0.001)
+            yield Chunk(text="x", tokens=1)
+        yield Chunk(finish_reason=FinishReason.STOP, usage=Usage(input=1, output=5))
+
+    monkeypatch.setattr(Outlet, "full", property(lambda _: full))
+
+    async def main() -> None:
+        exchange = Exchange(ScriptedEngine(script), ask("x"))
+        await exchange.run()
+        assert (exchange.kitchen.admission._speeds.step_s == 0.0) is full
+
+    asyncio.run(main())

@@ -5,6 +5,7 @@ import json
 import os
 import signal
 import socket
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from pcc_server.config import Settings
 from pcc_server.events import Program
 from pcc_server.launcher import Launcher
 from pcc_server.notices import Notices
+from pcc_server.process import MAX_WORDS, Child
 from tests.pcc_server.node_client import Client, Node, until
 
 Ends = tuple[socket.socket, socket.socket]
@@ -122,11 +124,102 @@ def test_neither_child_may_say_what_is_the_other_s(program: Program) -> None:
     launcher = Launcher(Settings(engine="fake"), Notices(as_json=True))
     said: Any = type("Said", (), {"program": program, "failure": None, "served": False, "control": None})()
     facts = {"listen": "127.0.0.1:1", "admin": "127.0.0.1:2", "node_key": "k", "tier": 0, "engine": "e", "model": "m"}
-    launcher._learn(said, {"facts": facts, "published": [7, 1]})
+    launcher._learn(said, {"facts": facts, "published": [[6, 2], [7, 1]]})
     if program is Program.GATEWAY:
-        assert (set(launcher._facts), launcher._after) == ({"listen", "admin"}, None)
+        assert (set(launcher._facts), launcher._after) == ({"listen", "admin"}, [])
     else:
-        assert (set(launcher._facts), launcher._after) == ({"node_key", "tier", "engine", "model"}, [7, 1])
+        assert (set(launcher._facts), launcher._after) == ({"node_key", "tier", "engine", "model"}, [[6, 2], [7, 1]])
+
+
+class Said:
+    """A child as the launcher sees it: it says what a test wants, and is not killed but counted."""
+
+    def __init__(self, program: Program, *lines: str) -> None:
+        self.control, theirs = socket.socketpair()
+        theirs.sendall("".join(f"{line}\n" for line in lines).encode())
+        theirs.close()
+        self.killed = 0
+        self.child = Child(program=program, process=self, control=self.control)  # type: ignore[arg-type]
+
+    def kill(self) -> None:
+        self.killed += 1
+
+    def told_to(self, launcher: Launcher) -> None:
+        launcher._selector.register(self.control, 1, None)
+        launcher._on_news(self.child)
+        launcher._selector.unregister(self.control)
+        self.control.close()
+
+
+def launcher() -> Launcher:
+    return Launcher(Settings(engine="fake"), Notices(as_json=True))
+
+
+def facts(**told: str) -> str:
+    return json.dumps({"facts": told})
+
+
+def test_a_gateway_cannot_move_its_ports_once_it_serves() -> None:
+    """What it says first it says before anybody could reach it; the next gateway is opened where the first one was."""
+    node = launcher()
+    Said(Program.GATEWAY, facts(listen="127.0.0.1:1"), facts(listen="0.0.0.0:2", admin="127.0.0.1:3")).told_to(node)
+    assert node._first_words(Program.GATEWAY)["settings"]["listen"] == "127.0.0.1:1"
+    assert node._first_words(Program.GATEWAY)["settings"]["admin"] == ""
+
+
+def test_last_words_are_one_line_of_the_log_and_no_more() -> None:
+    forged = '\x1b[2J\n{"event":"published","epoch":1}\n' + "x" * 50_000
+    said = Said(Program.GATEWAY, json.dumps({"failed": {"exit_code": 3, "message": forged}}))
+    said.told_to(launcher())
+    assert said.child.failure is not None
+    words, code = said.child.failure
+    assert code == 3
+    assert len(words) == MAX_WORDS
+    assert words.isprintable()
+
+
+@pytest.mark.parametrize("program", [Program.GATEWAY, Program.WORKER])
+@pytest.mark.parametrize(
+    "line",
+    [
+        *('{"failed":1}', '{"failed":{}}', '{"failed":{"exit_code":"x","message":""}}', '{"protection":[]}'),
+        *('{"facts":7}', '{"facts":null}', '{"protection":{"held":[],"missing":3}}'),
+        '{"failed":{"exit_code":Infinity,"message":"m"}}',
+    ],
+)
+def test_a_child_that_speaks_nonsense_is_ended_and_the_launcher_goes_on(program: Program, line: str) -> None:
+    said = Said(program, line)
+    said.told_to(launcher())
+    assert said.killed
+
+
+@pytest.mark.parametrize(
+    "line", ['{"beat":Infinity}', '{"published":[7,1]}', '{"dial":"x"}', '{"phase":"x"}', '{"published":[["a",1]]}']
+)
+def test_a_worker_that_speaks_nonsense_is_ended(line: str) -> None:
+    said, control = Said(Program.WORKER, line), Said(Program.GATEWAY, line)
+    for one in (said, control):  # what is not the gateway's to say is not even read
+        one.told_to(launcher())
+    assert (said.killed, control.killed) == (1, 0)
+
+
+@pytest.mark.linux
+def test_a_child_that_stands_still_holds_its_launcher_up_for_no_moment() -> None:
+    """Else a gateway that was taken over could keep the launcher from its watchdog, its signals and its evidence."""
+    link, other = socket.socketpair()
+    with link, other:
+        child = Child.start(Program.GATEWAY, link)
+        os.kill(child.process.pid, signal.SIGSTOP)
+        done = threading.Thread(
+            target=lambda: [control.write(child.control, startup={"phase": "load"}) for _ in range(5_000)], daemon=True
+        )
+        done.start()
+        done.join(30)
+        held_up = done.is_alive()
+        child.process.kill()
+        child.process.wait()
+        child.close()
+    assert not held_up
 
 
 # --- SIGHUP ------------------------------------------------------------------------------------------

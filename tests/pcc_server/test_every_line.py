@@ -5,43 +5,39 @@ carries the prompt. What the caller sees outside the seal, what all three proces
 shows is searched for it; then the node must answer again.
 """
 
-import contextlib
-import http.client
 import random
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator
-from contextlib import ExitStack
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from functools import cache
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, NamedTuple
 
 import grpc
 import pytest
 
 from hybrid.wire import codec
-from hybrid.wire.errors import WireError
 from hybrid.wire.types import GenerateRequest, Message, Role, Sampling
 from tests.pcc_server.engine_process import EngineProcess
-from tests.pcc_server.injecting import PROGRAMS, Handle, Place, functions, injected
+from tests.pcc_server.injecting import PROGRAMS, Lab, Place, Request, functions
 from tests.pcc_server.leaks import leaks
-from tests.pcc_server.node_client import Client, Node, until
-from tests.pcc_server.test_keeps_nothing import ended, flipped, outer
+from tests.pcc_server.node_client import Client
+from tests.pcc_server.test_keeps_nothing import flipped, outer
 
 CANARY = "canary-3b90d5e7-every-line"
-SHOWN = ("/metrics", "/startupz", "/readyz")
 IN_CI = 120  # lines of each engine; the soak takes all
-# The frame that keeps errors from grpc: it handles no content, and nothing of ours is around it.
-OUTERMOST = ("gateway", "pcc_server/gateway.py", "guarded.<locals>.wrapped")
+# What grpc itself calls: it tells a caller whatever is raised there, so no content is handled in these few lines.
+OUTERMOST = {("gateway", "pcc_server/gateway.py", name) for name in ("guarded.<locals>.wrapped", "_Methods.service")}
 REST_S = 2.2  # more than two beats of the worker
 PATIENCE_S = 5.0  # of a caller whose reply may never end
+LATE = "DEADLINE_EXCEEDED"
+LEAST_SHARE = 0.75  # of the lines of every function that is passed: the rest needs what no request here does
+MOSTLY = 0.9  # a line that depends on time is not reached each time
 KINDS = ("ValueError", "KeyError", "RuntimeError", "OSError", "MemoryError")
 
 pytestmark = pytest.mark.linux
-
-
-Scenario = Callable[[Client], list[object]]
 
 
 def carrying(*, words: int = 1, max_tokens: int = 3) -> GenerateRequest:
@@ -109,7 +105,7 @@ def plain(client: Client, method: str, data: bytes) -> list[object]:
     return outer(call)
 
 
-SCENARIOS: tuple[Scenario, ...] = (
+SCENARIOS: tuple[Request, ...] = (
     answered,
     too_long,
     too_late,
@@ -120,99 +116,21 @@ SCENARIOS: tuple[Scenario, ...] = (
 )
 
 
-# --- the node --------------------------------------------------------------------------------------
+# --- the lines -------------------------------------------------------------------------------------
 
 
-class Lab:
-    """A node of the test build, its handles, and a client that is made anew when the worker was."""
-
-    def __init__(self, *options: str, engine: str = "fake", fault: str = "") -> None:
-        with ExitStack() as opened:
-            folder = Path(opened.enter_context(tempfile.TemporaryDirectory(prefix="every-line-")))
-            command = injected(folder, fault=fault)
-            self.handles = {program: Handle(folder, program) for program in PROGRAMS}
-            for handle in self.handles.values():
-                opened.callback(handle.close)
-            words = ("--admin", "127.0.0.1:0", "--max-running", "64", *options, *(("--fake-delay-ms", "2") * (engine == "fake")))
-            self.node = opened.enter_context(Node(*words, engine=engine, command=command))
-            for handle in self.handles.values():
-                handle.wait_started()
-            self.client = Client(self.node)
-            opened.callback(lambda: self.client.close())
-            self._opened = opened.pop_all()
-        self._read = [0, 0]
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._opened.close()
-
-    def lines(self, scenario: Scenario) -> set[Place]:
-        """Return the lines that a request runs."""
-        for handle in self.handles.values():
-            handle.begin(do="note")
-        scenario(self.client)
-        return {
-            Place(program, file, line) for program, handle in self.handles.items() for file, line in handle.stop()[1]
-        }
-
-    def fail(self, place: Place, scenario: Scenario, kind: str) -> tuple[bool, list[str]]:
-        """Raise at a line during a request. Returns whether it was raised, and everything that holds the canary."""
-        handle = self.handles[place.program]
-        handle.begin(do="arm", file=place.file, line=place.line, kind=kind, text=f"{carrying()!r} {CANARY} {place}")
-        seen = scenario(self.client)
-        fired, _ = handle.stop()
-        self.recover()
-        return fired, leaks(CANARY, *seen, *self.shown(), *self.news())
-
-    def recover(self) -> None:
-        """Wait until the node answers; a new worker has new keys."""
-        until(self._answers, 30)
-
-    def _answers(self) -> bool:
-        try:
-            return bool(self.client.ask("well?", max_tokens=1).receipt)
-        except (grpc.RpcError, WireError):
-            self._connect_again()
-            return False
-
-    def _connect_again(self) -> None:
-        with contextlib.suppress(grpc.RpcError):
-            fresh = Client(self.node)
-            self.client.close()
-            self.client = fresh
-
-    def shown(self) -> Iterator[object]:
-        """Yield what the admin port shows."""
-        for path in SHOWN:
-            connection = http.client.HTTPConnection(str(self.node.ready["admin"]), timeout=10)
-            connection.request("GET", path)
-            response = connection.getresponse()
-            yield response.read().decode()
-            yield response.getheaders()
-            connection.close()
-
-    def news(self) -> Iterator[str]:
-        """Yield what launcher, gateway and worker have printed since it was asked last."""
-        for at, lines in enumerate((self.node.stdout, self.node.stderr)):
-            new = lines[self._read[at] :]
-            self._read[at] += len(new)
-            yield from new
-
-
-def plan(lab: Lab) -> dict[Place, Scenario]:
+def plan(lab: Lab) -> dict[Place, Request]:
     """Return each line that any of the requests runs, with the first request that does.
 
     Functions that run as far without any request are left out: what keeps a process going may end it.
     """
     lab.recover()
     idle = lab.lines(rest)
-    found: dict[Place, Scenario] = {}
+    found: dict[Place, Request] = {}
     for scenario in SCENARIOS:
         for place in lab.lines(scenario):
             found.setdefault(place, scenario)
-    wanted = {function_of(place) for place in found.keys() - idle} - {OUTERMOST}
+    wanted = {function_of(place) for place in found.keys() - idle} - OUTERMOST
     return {place: scenario for place, scenario in found.items() if function_of(place) in wanted}
 
 
@@ -241,53 +159,139 @@ def coverage(places: Collection[Place]) -> dict[str, float]:
     return share
 
 
-def raise_at_each(lab: Lab, most: int | None = None) -> tuple[Counter[str], list[str]]:
-    """Raise at every line of the plan, or at so many of them. Returns what was counted, and every leak."""
+class Findings(NamedTuple):
+    """lines: of the plan; the rest is of those that were taken. waited, leaks: where, and what."""
+
+    lines: int
+    taken: int
+    raised: int
+    starts: int
+    waited: list[Place]
+    leaks: list[tuple[Place, str]]
+
+
+def raise_at_each(lab: Lab, *, most: int | None = None, kinds: Sequence[str] = KINDS) -> Findings:
+    """Raise at every line of the plan, or at so many of them, the kinds in turn."""
     planned = plan(lab)
+    assert all(share > LEAST_SHARE for share in coverage(planned).values())
     places = sorted(planned)
     if most is not None and len(places) > most:
-        places = sorted(random.Random(most).sample(places, most))
-    counted: Counter[str] = Counter(planned=len(planned))
-    found: list[str] = []
-    for number, place in enumerate(places):
-        fired, said = lab.fail(place, planned[place], KINDS[number % len(KINDS)])
-        counted["raised" if fired else "not reached again"] += 1
-        found += [f"{place}: {text}" for text in said]
-    counted["starts"] = sum(handle.starts for handle in lab.handles.values())
-    return counted, found
+        places = sorted(random.Random(most).sample(places, most))  # noqa: S311 - the same ones each time
+    before = sum(handle.starts for handle in lab.handles.values())
+    raised, waited, leaking = 0, [], []
+    for at, place in enumerate(places):
+        fired, seen, shown = lab.fail(place, planned[place], kinds[at % len(kinds)], text_at(place))
+        raised += fired
+        waited += [place] if planned[place] is not too_late and any(LATE in str(text) for text in seen) else []
+        leaking += [(place, text) for text in leaks(CANARY, *seen, *shown)]
+    starts = sum(handle.starts for handle in lab.handles.values()) - before
+    found = Findings(len(planned), len(places), raised, starts, waited, leaking)
+    print(found, coverage(planned))  # noqa: T201 - the figures of a soak
+    return found
 
 
-# --- the tests ---------------------------------------------------------------------------------------
+# --- the tests -------------------------------------------------------------------------------------
 
 
-def test_dev() -> None:
-    import os, sys
-    t=time.time()
-    with Lab() as lab:
-        print("up", time.time()-t); t=time.time()
-        p = plan(lab)
-        print(len(p), coverage(p), time.time()-t); t=time.time()
-        by = Counter((x.program, x.file) for x in p)
-        for k,v in by.most_common(): print(k,v)
-        for file in sorted({x.file for x in p}):
-            for prog in PROGRAMS:
-                got = {x.line for x in p if x.program==prog and x.file==file}
-                fs = {_functions(file).get(l,("",0))[0] for l in got}
-                for name, lines in functions(file):
-                    if name in fs and lines-got: print("UNREACHED", prog, file, name, sorted(lines-got))
-        places = sorted(p)
-        n = int(os.environ.get("N", 150))
-        places = sorted(random.Random(1).sample(places, min(n,len(places))))
-        for number, place in enumerate(places):
-            b=time.time()
-            starts = lab.handles['worker'].starts+lab.handles['gateway'].starts
-            try:
-                fired, said = lab.fail(place, p[place], KINDS[number % len(KINDS)])
-            except AssertionError:
-                print("DEADX", place)
-                print("DEAD", place, p[place].__name__, lab.node.stderr[-8:], list(lab.shown())[2:])
-                continue
-            took=time.time()-b
-            st = lab.handles['worker'].starts+lab.handles['gateway'].starts-starts
-            if took>1 or said or not fired or st: print(place, p[place].__name__, KINDS[number % len(KINDS)], "fired", fired, "took %.2f"%took, "starts", st, [x[:300] for x in said][:3], flush=True)
-        print("all", time.time()-t)
+@contextmanager
+def openai_lab() -> Iterator[Lab]:
+    """Start a node before an engine of others."""
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        EngineProcess("vllm", "--delay-s", "0.002") as engine,
+        Lab(*engine.options(Path(folder)), engine="openai") as lab,
+    ):
+        yield lab
+
+
+LABS: dict[str, Callable[[], AbstractContextManager[Lab]]] = {
+    "fake": lambda: Lab("--fake-delay-ms", "2"),
+    "openai": openai_lab,
+    "mlx": lambda: Lab("--model", "starter", engine="mlx"),
+}
+
+
+def text_at(place: Place) -> str:
+    return f"{carrying().messages[0].content} at {place}"
+
+
+def tells_nothing(engine: str, **how: Any) -> None:
+    with LABS[engine]() as lab:
+        found = raise_at_each(lab, **how)
+    assert found.leaks == []
+    assert found.waited == []
+    assert found.raised > MOSTLY * found.taken
+
+
+@pytest.mark.parametrize(("engine", "most"), [("fake", 300), ("openai", 150)])
+def test_an_exception_at_a_line_of_a_request_tells_nobody_of_it(engine: str, most: int) -> None:
+    tells_nothing(engine, most=most)
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("engine", ["fake", "openai"])
+def test_an_exception_at_any_line_of_a_request_tells_nobody_of_it(engine: str) -> None:
+    tells_nothing(engine)
+
+
+@pytest.mark.soak
+@pytest.mark.model
+def test_an_exception_at_a_line_of_the_mlx_engine_tells_nobody_of_it() -> None:
+    tells_nothing("mlx", most=300)
+
+
+@pytest.mark.soak
+def test_an_exception_that_ends_the_process_tells_nobody_of_it() -> None:
+    tells_nothing("fake", most=100, kinds=("SystemExit",))
+
+
+def test_the_lines_are_those_of_the_way_of_a_request() -> None:
+    with LABS["fake"]() as lab:
+        passed = {f"{program} {name}" for program, _, name in map(function_of, plan(lab))}
+    assert passed >= {
+        "gateway Gateway.invoke",
+        "gateway Gateway._relay",
+        "gateway Stream.put",
+        "gateway admit",
+        "worker Worker._serve",
+        "worker Worker._open",
+        "worker RequestOpener.open",
+        "worker Admission.place",
+        "worker Answer._stream",
+        "worker FakeEngine.generate",
+        "worker ReplySealer.finish",
+        "worker Outlet.put",
+    }
+
+
+# A handler without our guard around it, and a log that has room for text.
+BARE = """
+if program == "gateway":
+    import grpc
+    generic = grpc.stream_stream_rpc_method_handler
+    grpc.stream_stream_rpc_method_handler = lambda wrapped: generic(inner(wrapped))
+    def inner(wrapped):
+        cells = dict(zip(wrapped.__code__.co_freevars, wrapped.__closure__ or ()))
+        return cells["handler"].cell_contents if "handler" in cells else wrapped
+"""
+TALKING = """
+import os
+from pcc_server import events
+events.fault = lambda error: os.write(2, repr(error).encode() + b"\\n")
+"""
+
+
+@pytest.mark.parametrize(
+    ("fault", "program", "function"),
+    [
+        (BARE, "gateway", "admit"),
+        (TALKING, "worker", "Worker._open"),
+    ],
+)
+def test_control_what_an_unguarded_build_tells_is_found(fault: str, program: str, function: str) -> None:
+    with Lab("--fake-delay-ms", "2", fault=fault) as lab:
+        planned = plan(lab)
+        place = next(place for place in sorted(planned) if function_of(place)[::2] == (program, function))
+        raised, seen, shown = lab.fail(place, planned[place], "RuntimeError", text_at(place))
+        assert raised
+        assert leaks(CANARY, *seen, *shown)

@@ -6,6 +6,7 @@ import socket
 import weakref
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from typing import Any
 
 import pytest
 from grpc import aio
@@ -185,23 +186,34 @@ def test_a_node_that_is_not_ready_reads_no_request() -> None:
     assert asyncio.run(main()) == "BUSY"
 
 
-def test_callers_that_never_finish_sending_are_bounded() -> None:
-    async def main() -> str:
+def test_callers_that_never_finish_sending_are_bounded_and_keep_nobody_out() -> None:
+    """They need no key: of more than there is room for, the oldest goes, and who sends at once is answered."""
+
+    async def main() -> tuple[list[str], bytes]:
         halves = Halves(max_running=1, max_queue=0)
         own = (("grpc.use_local_subchannel_pool", 1),)  # else both channels would be one connection
         async with (
-            serving(halves) as (_, address),
+            serving(halves) as (gateway, address),
             aio.insecure_channel(address, options=own) as one,
             aio.insecure_channel(address, options=own) as two,
         ):
-            slow = [one.stream_stream(codec.METHODS["Inference.Invoke"])() for _ in range(2)]
-            for call in slow:
-                await call.write(b"half")
-            await asyncio.sleep(0.1)
-            async with asyncio.timeout(3):
-                details = str(await two.stream_stream(codec.METHODS["Inference.Invoke"])().details())
+            slow = list[Any]()
+            for _ in range(5):  # there is room for two
+                slow.append(one.stream_stream(codec.METHODS["Inference.Invoke"])())
+                await slow[-1].write(b"half")
+                await asyncio.sleep(0.05)
+            async with asyncio.timeout(10):
+                refused = [str(await call.details()) for call in slow[:3]]
+                assert gateway.worker.publication
+                request = halves.sealed(gateway.worker.publication, "good", max_tokens=1)
+                data = codec.encode_invoke_request(request.header, request.body, request.key_packages)
+                invoke: Any = two.stream_stream(codec.METHODS["Inference.Invoke"])
+                reply = invoke(iter((data,)))
+                answered = b"".join([message async for message in reply])
             for call in slow:
                 call.cancel()
-            return details
+            return refused, answered
 
-    assert asyncio.run(main()) == "BUSY"
+    refused, answered = asyncio.run(main())
+    assert refused == ["BUSY"] * 3
+    assert answered

@@ -2,29 +2,52 @@
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
 from concurrent import futures
 from pathlib import Path
+from typing import NamedTuple
 
 import grpc
 import pytest
 
 from hybrid.wire import codec
+from pcc_server import events
 from tests.pcc_server.leaks import calls, leaks, leaky_interpreter, strace, writers
 from tests.pcc_server.node_client import Client, Node, ask, kill, until
+from tests.pcc_server.sandboxes import with_children
 
 CANARY = "canary-7d1f0c63-prompt-words"
+FATAL = [signal.SIGABRT, signal.SIGSEGV, signal.SIGBUS, signal.SIGILL, signal.SIGFPE, signal.SIGKILL]
+# A test build whose fake engine raises what it was asked.
+FAILING = """
+from pcc_server.engines import fake
+async def words(self, request, prompt):
+    raise {kind}(request.messages[-1].content)
+    yield
+fake.FakeEngine._words = words
+"""
+# A test build whose worker tries to write a file each second.
+PLANTING = """
+if program == "worker":
+    import contextlib
+    from pcc_server import hygiene
+    sweep = hygiene.sweep
+    def planting():
+        with contextlib.suppress(OSError), open({planted!r}, "a") as file:
+            file.write("planted")
+        sweep()
+    hygiene.sweep = planting
+"""
 
 
 def without_strace() -> str:
     """Why strace cannot be used here; empty when it can."""
     if shutil.which("strace") is None:
         return "the Debian package strace is missing"
-    tried = subprocess.run(
-        ["strace", "-f", "--seccomp-bpf", "-o", os.devnull, "true"], capture_output=True, check=False
-    )
+    tried = subprocess.run(["strace", "-f", "-o", os.devnull, "true"], capture_output=True, check=False)
     return "" if tried.returncode == 0 else "strace may trace nothing here (ptrace is not permitted)"
 
 
@@ -111,49 +134,141 @@ def test_what_a_library_prints_in_the_worker_reaches_nobody_and_is_counted(tmp_p
         assert not leaks(CANARY, *node.stdout, *node.stderr)
 
 
+# --- what is said at the end of a process -----------------------------------------------------------
+
+
+def unfiltered(code: str) -> tuple[str, ...]:
+    """Words that start a node whose launcher repeats whatever its children print. code: they run it first."""
+    return with_children(code, launcher="import pcc_server.events as events; events.parse = lambda line: True")
+
+
+def ended_by(node: Node, number: signal.Signals) -> list[str]:
+    """End the worker in the middle of an answer. Returns what was printed that is no event."""
+    with Client(node) as client:
+        call = client.send(client.encode(client.seal(ask(f"{CANARY} " * 20, max_tokens=400))[0]))
+        next(call)
+        os.kill(node.pid("worker"), number)
+        with pytest.raises(grpc.RpcError) as raised:
+            list(call)
+    until(lambda: node.events("child_ended"))
+    node.stop()
+    assert not leaks(CANARY, *outer(call), raised.value, *node.stdout, *node.stderr)
+    return [line for line in node.stderr if not events.parse(line.rstrip("\n").encode())]
+
+
+@pytest.mark.parametrize("number", FATAL)
+def test_a_worker_that_crashes_says_nothing_at_all(number: signal.Signals) -> None:
+    with Node("--fake-delay-ms", "10", command=unfiltered("")) as node:
+        assert ended_by(node, number) == []
+
+
+def test_control_a_worker_that_tells_of_its_crash_is_heard() -> None:
+    with Node("--fake-delay-ms", "10", command=unfiltered("import faulthandler; faulthandler.enable()")) as node:
+        assert "Fatal Python error" in "".join(ended_by(node, signal.SIGABRT))
+
+
+@pytest.mark.parametrize("fault", ["abort", "die_midstream", "die_before_head"])
+def test_a_worker_that_ends_itself_says_nothing_of_its_request(fault: str) -> None:
+    with Node("--fault", fault) as node, Client(node) as client:
+        seen = ended(client, client.encode(client.seal(ask(f"{CANARY} " * 20, max_tokens=400))[0]))
+        until(lambda: node.events("child_ended"))
+        node.stop()
+        assert not leaks(CANARY, *seen, *node.stdout, *node.stderr)
+
+
+@pytest.mark.parametrize("kind", ["ValueError", "RuntimeError", "SystemExit", "KeyboardInterrupt"])
+def test_an_engine_that_fails_with_the_prompt_in_its_error_says_nothing_of_it(kind: str) -> None:
+    with Node(command=unfiltered(FAILING.format(kind=kind))) as node, Client(node) as client:
+        seen = ended(client, client.encode(client.seal(ask(CANARY))[0]))
+        until(lambda: node.events("request") or node.events("child_ended"))
+        node.stop()
+        assert not leaks(CANARY, *seen, *node.stdout, *node.stderr)
+
+
 # --- what is written -------------------------------------------------------------------------------
 
 
-def serve_under_strace(
-    output: Path, *, requests: int, engine: str, command: tuple[str, ...] | None = None
-) -> list[str]:
-    """Serve some requests and return the calls of gateway and worker while they did."""
+class Watched(NamedTuple):
+    """What a node did while it served. calls: of all its processes.  written: bytes, by program."""
+
+    calls: list[str]
+    written: dict[str, int]
+
+
+def written_bytes(node: Node) -> dict[str, int]:
+    """What the kernel counts as written to storage, without any trace. Needs root: a node shows it to nobody else."""
+    pids = {"launcher": node.launcher, "gateway": node.pid("gateway"), "worker": node.pid("worker")}
+    words = {name: Path(f"/proc/{pid}/io").read_text().split() for name, pid in pids.items()}
+    return {name: int(found[found.index("write_bytes:") + 1]) for name, found in words.items()}
+
+
+def serve_under_strace(output: Path, *, requests: int, engine: str, command: tuple[str, ...] | None = None) -> Watched:
+    """Serve some requests under a trace of launcher, gateway and worker."""
     more = {} if command is None else {"command": command}
-    model = ("--model", "starter") if engine == "mlx" else ()
-    with Node(*model, engine=engine, prefix=strace(output), **more) as node, Client(node) as client:
+    options = ("--model", "starter") if engine == "mlx" else ()
+    with Node(*options, engine=engine, prefix=strace(output), **more) as node, Client(node) as client:
         client.ask(CANARY, max_tokens=2)
-        since = time.time()
+        before, since = written_bytes(node), time.time()
         with futures.ThreadPoolExecutor(4) as pool:
             answers = list(pool.map(lambda _: client.ask(CANARY, max_tokens=2), range(requests)))
         assert all(answer.receipt and not answer.failed for answer in answers)
         until(lambda: len(node.events("request")) > requests, 30)
-        return calls(output, since=since)
+        after = written_bytes(node)
+        return Watched(calls(output, since=since), {name: after[name] - before[name] for name in after})
+
+
+def writes_nothing(output: Path, *, requests: int, engine: str) -> None:
+    found = serve_under_strace(output, requests=requests, engine=engine)
+    assert len(found.calls) > 3 * requests  # the processes were watched: at least their sockets were written to
+    assert writers(found.calls) == []
+    assert leaks(CANARY, *found.calls) == []
+    assert found.written == {"launcher": 0, "gateway": 0, "worker": 0}
 
 
 @NEED_STRACE
 def test_a_hundred_requests_write_nothing_and_no_call_carries_a_prompt(tmp_path: Path) -> None:
-    found = serve_under_strace(tmp_path / "trace", requests=100, engine="fake")
-    assert len(found) > 300  # the processes were watched: at least their sockets were written to
-    assert writers(found) == []
-    assert leaks(CANARY, *found) == []
+    writes_nothing(tmp_path / "trace", requests=100, engine="fake")
+
+
+@NEED_STRACE
+@pytest.mark.soak
+def test_a_thousand_requests_write_nothing(tmp_path: Path) -> None:
+    writes_nothing(tmp_path / "trace", requests=1_000, engine="fake")
 
 
 @NEED_STRACE
 @pytest.mark.model
 def test_the_mlx_engine_writes_nothing_while_it_answers(tmp_path: Path) -> None:
-    found = serve_under_strace(tmp_path / "trace", requests=10, engine="mlx")
-    assert len(found) > 30
-    assert writers(found) == []
-    assert leaks(CANARY, *found) == []
+    writes_nothing(tmp_path / "trace", requests=10, engine="mlx")
+
+
+@NEED_STRACE
+@pytest.mark.model
+@pytest.mark.soak
+def test_the_mlx_engine_writes_nothing_in_more_answers(tmp_path: Path) -> None:
+    writes_nothing(tmp_path / "trace", requests=40, engine="mlx")
 
 
 @NEED_STRACE
 @pytest.mark.parametrize("how", ["write", "hold"])
-def test_control_a_planted_write_in_the_worker_is_seen(tmp_path: Path, how: str) -> None:
+def test_control_a_planted_write_in_the_worker_is_seen_by_both(tmp_path: Path, how: str) -> None:
+    """In a build without sandbox."""
     planted = tmp_path / "planted"
     command = leaky_interpreter(tmp_path, f"{how}:{planted}")
     found = serve_under_strace(tmp_path / "trace", requests=30, engine="fake", command=command)
-    assert any(str(planted) in call for call in writers(found))
+    assert any(str(planted) in call for call in writers(found.calls))
+    assert found.written["worker"] > 0
+    assert {**found.written, "worker": 0} == {"launcher": 0, "gateway": 0, "worker": 0}
+
+
+@NEED_STRACE
+def test_the_sandbox_refuses_such_a_write(tmp_path: Path) -> None:
+    planted = tmp_path / "planted"
+    command = with_children(PLANTING.format(planted=str(planted)))
+    found = serve_under_strace(tmp_path / "trace", requests=100, engine="fake", command=command)
+    assert any(str(planted) in call for call in writers(found.calls))  # the trace sees what is refused, too
+    assert not planted.exists()
+    assert found.written["worker"] == 0
 
 
 @NEED_STRACE

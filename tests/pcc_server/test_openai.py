@@ -303,11 +303,11 @@ def test_start_failures_say_what_to_do() -> None:
 def test_the_control_socket_carries_what_was_dialled(vllm: EngineProcess) -> None:
     ours, theirs = socket.socketpair()
     with ours, theirs:
-        dial.answer(vllm.settings(), ours, 7)
+        dial.Dialler(vllm.settings()).answer(ours, 7)
         (message,) = control.Inbox(theirs).read()
         assert message["dialled"] == 7
         socket.socket(fileno=message["fd"]).close()
-        dial.answer(dataclasses.replace(vllm.settings(), engine_port=0, engine_uds="/nowhere"), ours, 8)
+        dial.Dialler(dataclasses.replace(vllm.settings(), engine_port=0, engine_uds="/nowhere")).answer(ours, 8)
         (message,) = control.Inbox(theirs).read()
         assert message["dialled"] == 8
         assert "cannot be dialled" in message["error"]

@@ -46,9 +46,12 @@ def test_control_the_same_engine_answers_what_is_no_fault(hostile: EngineProcess
     assert answer(engine_of(hostile), ask(CANARY))[-1].finish_reason
 
 
-def test_a_count_that_cannot_be_is_a_failure(hostile: EngineProcess) -> None:
-    with pytest.raises(Sealed):
-        asyncio.run(engine_of(hostile).count_tokens(ask("fault:count")))
+@pytest.mark.parametrize("fault", ["fault:count", "fault:count huge"])
+def test_a_count_that_cannot_be_is_a_failure(hostile: EngineProcess, fault: str) -> None:
+    """A number that no sealed error holds would leave the request without an end that its caller could check."""
+    with pytest.raises(Sealed) as raised:
+        asyncio.run(engine_of(hostile).count_tokens(ask(fault)))
+    assert (raised.value.code, raised.value.second) == (SealedCode.ENGINE_FAILED, 0)
 
 
 def test_nothing_a_hostile_engine_says_leaves_the_node(hostile: EngineProcess, tmp_path: Path) -> None:

@@ -1,12 +1,20 @@
 """Which engines of others a node stands before: each unsafe setting refuses a start (X10)."""
 
+import os
 import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from pcc_server import control
 from pcc_server.config import Settings
-from pcc_server.dial import listener, listeners, refuse_exposed
+from pcc_server.dial import Dialler, listener, listeners, refuse_exposed
 from pcc_server.engines import open_engine
 from pcc_server.engines.openai_checks import engine_settings
 from pcc_server.engines.openai_start import manifest
@@ -128,3 +136,59 @@ def test_the_kernels_tables_are_read_in_its_byte_order(tmp_path: Path) -> None:
 def test_a_model_nobody_measured_has_a_manifest_that_says_so() -> None:
     assert manifest("vllm", "a") != manifest("vllm", "b") != manifest("sglang", "b")
     assert len(manifest("vllm", "a")) == 32
+
+
+# --- whose port it is --------------------------------------------------------------------------------
+
+NOBODY = 65_534
+SQUATTER = """
+import os, socket, sys, time
+os.setuid(int(sys.argv[1]))
+if sys.argv[2].isdigit():
+    end = socket.create_server(("127.0.0.1", int(sys.argv[2])))
+else:
+    end = socket.socket(socket.AF_UNIX)
+    end.bind(sys.argv[2])
+    end.listen()
+print("there", flush=True)
+time.sleep(60)
+"""
+
+
+@contextmanager
+def engine_of_user(user: int, where: str) -> Iterator[None]:
+    process = subprocess.Popen([sys.executable, "-c", SQUATTER, str(user), where], stdout=subprocess.PIPE)
+    try:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"there\n"
+        yield
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def dialled(dialler: Dialler) -> dict[str, Any]:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        dialler.answer(ours, 1)
+        (message,) = control.Inbox(theirs).read()
+    if "fd" in message:
+        os.close(message["fd"])
+    return message
+
+
+@pytest.mark.linux
+@pytest.mark.parametrize("uds", [False, True])
+def test_an_engine_s_place_that_another_user_took_gets_no_prompt(*, uds: bool) -> None:
+    """The control: the engine's own user may start it again. Needs root, to be two users."""
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o777)
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            port = free.getsockname()[1]
+        where = f"{folder}/engine" if uds else str(port)
+        names = {"engine_uds": where} if uds else {"engine_port": port}
+        dialler = Dialler(Settings(engine="openai", engine_kind="vllm", **names))
+        for user, answers in ((NOBODY - 1, True), (NOBODY - 1, True), (NOBODY, False), (NOBODY - 1, True)):
+            with engine_of_user(user, where):
+                assert ("fd" in dialled(dialler)) is answers, user
+            Path(where).unlink(missing_ok=True)

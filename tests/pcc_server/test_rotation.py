@@ -1,6 +1,7 @@
 """Keys turn over without a failed request; what is retired opens nothing and is gone from memory (R3)."""
 
 import asyncio
+import socket
 import subprocess
 import sys
 import threading
@@ -18,13 +19,17 @@ from hybrid.wire.errors import StaleKey, WireError
 from hybrid.wire.evidence import EvidenceItem, ModelEntry
 from hybrid.wire.note import NoteSigner
 from hybrid.wire.tpm2 import TpmEvent
-from pcc_server.announce import MAX_SEQ, Publisher
+from pcc_server.announce import KEPT_EPOCHS, MAX_SEQ, Publisher
+from pcc_server.config import Settings
+from pcc_server.engines.fake import open_fake
 from pcc_server.entry import Entry, Served, collect_software
 from pcc_server.environment import environment
 from pcc_server.errors import Limit
 from pcc_server.keys import LEAD_S, KeyRing
+from pcc_server.link import Link
 from pcc_server.publication import Publication
 from pcc_server.residue.scan import scan
+from pcc_server.worker import Worker
 from tests.pcc_server.node_client import Client, Node, ask, collect, until
 from tests.pcc_server.test_admin import MARK, call
 from tests.pcc_server.test_keys import START, Clocks, T
@@ -138,22 +143,62 @@ def test_a_worker_counts_on_where_the_one_before_has_ended() -> None:
         made = directory(first, epoch)
         first.sign(made)
         numbers.append(made.seq)
-    second = Publisher(signer, after=first.last)
+    second = Publisher(signer, after=dict(first.used))
     assert (numbers, second.next_seq(epoch), second.next_seq(epoch + 1)) == ([0, 1, 2], 3, 0)
     assert second.node_key == first.node_key
 
 
 def test_each_worker_has_sixteen_numbers_in_an_epoch() -> None:
-    publisher, epoch = Publisher(NoteSigner.generate("localhost/directory"), after=(START // T, 40)), START // T
+    publisher, epoch = Publisher(NoteSigner.generate("localhost/directory"), after={START // T: 40}), START // T
     listed = directory(publisher, epoch)
     for _ in range(MAX_SEQ + 1):
         publisher.sign(
             Directory(deployment="localhost", epoch=epoch, epoch_s=T, seq=publisher.next_seq(epoch), nodes=listed.nodes)
         )
-    assert publisher.last == (epoch, 40 + MAX_SEQ + 1)
+    assert publisher.used == ((epoch, 40 + MAX_SEQ + 1),)
     with pytest.raises(Limit):
         publisher.next_seq(epoch)
     assert publisher.next_seq(epoch + 1) == 0
+
+
+def test_a_clock_that_is_set_back_meets_no_number_again() -> None:
+    """Two directories of one epoch and number end the use of a deployment until a person comes (SPEC 5)."""
+    signer, epoch = NoteSigner.generate("localhost/directory"), START // T
+    publisher, told = Publisher(signer), list[tuple[int, int]]()
+    for step in (0, 1, 0, 1, 0):  # half a second back and forth over the border of two epochs, and a worker that ends
+        made = directory(publisher, epoch + step)
+        publisher.sign(made)
+        told.append((made.epoch - epoch, made.seq))
+        publisher = Publisher(signer, after=dict(publisher.used))
+    assert told == [(0, 0), (1, 0), (0, 1), (1, 1), (0, 2)]
+    for later in range(2, 3 * KEPT_EPOCHS):
+        publisher.sign(directory(publisher, epoch + later))
+    assert len(publisher.used) == KEPT_EPOCHS
+
+
+def test_nothing_is_published_under_a_number_that_the_launcher_was_not_told() -> None:
+    """A launcher that reads late has a full socket: what it misses, the next worker would use again."""
+
+    async def main() -> tuple[list[str], list[object]]:
+        order, told, room = list[str](), list[object](), [False, False, True]
+
+        def tell(**message: object) -> bool:
+            order.append("told")
+            told.append(message["published"])
+            return room.pop(0)
+
+        settings = Settings(engine="fake", epoch_s=T)
+        worker = Worker(settings, open_fake(settings), tell=tell)
+        ours, theirs = socket.socketpair()
+        link = await Link.connect(ours.detach(), lambda frame: order.append(frame.kind.name), lambda: None)
+        await worker.connect(theirs.detach())
+        await asyncio.sleep(0.1)
+        link.close()
+        return order, told
+
+    order, told = asyncio.run(main())
+    assert order == ["told", "told", "told", "PUBLISH"]
+    assert len({str(one) for one in told}) == 1
 
 
 # --- under load --------------------------------------------------------------------------------------
