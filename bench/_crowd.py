@@ -16,7 +16,7 @@ from hybrid.wire.envelope import Candidate, ReplyOpener, RequestSealer
 from hybrid.wire.receipt import SealedError
 from hybrid.wire.types import Chunk, GenerateRequest, Message, Role, Sampling
 
-STREAMS_PER_CHANNEL = 32  # what a node allows on one connection
+STREAMS_PER_CHANNEL = 100  # what a node allows on one connection
 RETRY_KEY = "retry-after-ms"
 DETAILS_KEY = "grpc-status-details-bin"
 FAKE_BASE = 16  # words of the fake engine's answer to nothing; each character of the request adds one

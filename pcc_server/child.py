@@ -133,10 +133,18 @@ def on_control(end: socket.socket, message: Callable[[dict[str, Any]], None], en
 
     def ready() -> None:
         try:
-            for one in inbox.read():
-                message(one)
+            told = list(inbox.read())
         except EOFError:
             loop.remove_reader(end)
             ended()
+            return
+        except Exception as error:  # noqa: BLE001 - which descriptor belongs to which message is not known any more
+            events.fault(error)
+            os._exit(FAULT_EXIT)
+        for one in told:
+            try:
+                message(one)
+            except Exception as error:  # noqa: BLE001 - the messages behind it count, too
+                events.fault(error)
 
     loop.add_reader(end, ready)

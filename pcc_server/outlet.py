@@ -107,8 +107,8 @@ class Tamper:
     def _stop(self) -> None:
         if self._fault == "cut_stream":
             raise Cut
+        self._flush()
         if self._fault == "die_midstream":
-            self._flush()
             os.kill(os.getpid(), signal.SIGKILL)
         if self._fault == "abort":
             os.abort()

@@ -64,7 +64,13 @@ def _parse(path: str) -> dict[str, Any]:
 
 
 def default_store() -> str:
-    """Return the folder that ``device.store`` uses by default; the worker's environment could not tell it."""
+    """Return the folder that ``device.store`` uses by default; the worker's environment could not tell it.
+
+    Empty for a user without a home, as containers have them.
+    """
     import platformdirs
 
-    return str(platformdirs.user_cache_path("hybrid-pcc") / "models")
+    try:
+        return str(platformdirs.user_cache_path("hybrid-pcc") / "models")
+    except RuntimeError:
+        return ""

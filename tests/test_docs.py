@@ -19,7 +19,8 @@ LINK = re.compile(r"\]\(([^)#:]+)(?:#[^)]*)?\)")
 
 def typed_lines(document: Path) -> list[str]:
     blocks = CONSOLE.findall(document.read_text())
-    return [line[2:] for block in blocks for line in block.splitlines() if line.startswith("$ ")]
+    lines = [line for block in blocks for line in block.replace("\\\n", " ").splitlines()]
+    return [line[2:] for line in lines if line.startswith("$ ")]
 
 
 def unknown_flags(line: str) -> list[str]:

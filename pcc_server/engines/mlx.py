@@ -134,6 +134,9 @@ def _folder(settings: Settings) -> Path:
         return path
     if path.is_absolute() or len(path.parts) > 1:
         raise StartFailure(f"there is no model folder {path}")
+    if not settings.store:
+        words = "this user has no home, and so no model store: name one with --store, model.store or HYBRID_MODELS"
+        raise StartFailure(words, CONFIG_EXIT)
     store = Store(Path(settings.store))
     installed = store.get(settings.model) if settings.model else store.default(is_mac=sys.platform == "darwin")
     if installed is None:

@@ -121,6 +121,16 @@ def exposure(unit: Path) -> float:
     return float(found[1])
 
 
+def test_nothing_blinds_an_audit_at_the_start() -> None:
+    """Each of these was there once and made ``trust.require_audit`` red (deploy/README.md)."""
+    unit = (DEPLOY / "systemd" / "pcc-server.service").read_text()
+    lines = [line for line in unit.splitlines() if not line.startswith("#")]
+    assert not [line for line in lines if line.startswith(("ProtectProc=", "ProtectClock="))]
+    assert any(line.startswith("SystemCallFilter=") and "clock_adjtime" in line for line in lines)
+    image = (DEPLOY / "container" / "Containerfile").read_text()
+    assert not re.search(r"^ENV .*\bLD_", image, re.MULTILINE)
+
+
 def test_the_units_time_to_stop_exceeds_the_drain() -> None:
     settings = settings_from((DEPLOY / "systemd" / "node.toml").read_text())
     unit = (DEPLOY / "systemd" / "pcc-server.service").read_text()

@@ -20,7 +20,7 @@ def node_of() -> Iterator[NodeOf]:
     with ExitStack() as stack:
 
         def node(fault: str | None = None) -> FakeNode:
-            if fault not in started or str(fault).startswith("die_"):  # which ends its worker: the next test wants no restart
+            if fault not in started or fault in ("die_midstream", "die_before_head", "abort", "hang"):  # its worker ends: the next test wants a whole node
                 started[fault] = stack.enter_context(FakeNode.run(fault))
             return started[fault]
 

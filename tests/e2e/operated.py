@@ -82,7 +82,7 @@ class Site:
         line = process.stdout.readline()
         readers = [threading.Thread(target=_read_on, args=(pipe,)) for pipe in (process.stdout, process.stderr)]
         self.stack.callback(_end, process, readers)
-        assert line, (words, process.stderr.read())
+        assert line, (words, _last_words(process))
         for reader in readers:
             reader.start()
         return line
@@ -169,7 +169,9 @@ class Site:
         script.write_text(f'#!/bin/sh\nexec {sys.executable} {ROGUE} "$@"\n')
         script.chmod(script.stat().st_mode | stat.S_IXUSR)
         stand_in = f"process.sys = types.SimpleNamespace(executable={str(script)!r})"
-        code = f"import types, pcc_server.process as process; {stand_in}; from pcc_server.cli import main; main()"
+        open_door = "harden.stage1 = lambda *_, **__: harden.Protection()"  # a sandboxed launcher starts no script
+        modules = "import types, pcc_server.process as process, pcc_server.harden as harden"
+        code = f"{modules}; {open_door}; {stand_in}; from pcc_server.cli import main; main()"
         return (sys.executable, "-P", "-c", code)
 
     def route(self, nodes: Sequence[str], deployment: str = DEPLOYMENT) -> str:
@@ -271,6 +273,14 @@ def _read_on(pipe: IO[str]) -> None:
     with pipe:
         for _ in pipe:
             pass
+
+
+def _last_words(process: "subprocess.Popen[str]") -> str:
+    """What a program that has ended said on its way."""
+    assert process.stdout
+    assert process.stderr
+    with process.stdout, process.stderr:
+        return process.stderr.read()
 
 
 def _end(process: "subprocess.Popen[str]", readers: Sequence[threading.Thread]) -> None:

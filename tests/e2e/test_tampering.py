@@ -15,7 +15,6 @@ from hybrid.cli import main
 from hybrid.cli.door import Doors
 from hybrid.client import Client
 from hybrid.errors import (
-    APIConnectionError,
     APITimeoutError,
     HybridError,
     IntegrityError,
@@ -56,7 +55,9 @@ FAULTS = {
     "flip_bit": Row(IntegrityError, 1, "yes", shown=True),
     "duplicate": Row(IntegrityError, 1, "yes", shown=True),
     "die_midstream": Row(IntegrityError, 1, "yes", shown=True),
-    "die_before_head": Row(APIConnectionError, 4, "ciphertext", device=True),
+    "die_before_head": Row(OverloadedError, 75, "ciphertext", device=True),  # the gateway stays and says so
+    "abort": Row(IntegrityError, 1, "yes", shown=True),
+    "hang": Row(APITimeoutError, 75, "yes", shown=True),
     "wrong_receipt": Row(IntegrityError, 1, "yes", shown=True),
     "replay": Row(IntegrityError, 1, "ciphertext"),
     "stale_key": Row(KeyExpiredError, 75, "ciphertext", device=True),

@@ -26,6 +26,7 @@ from pcc_server.settings_file import (
     to_toml,
 )
 from tests.pcc_server.node_client import COMMAND
+from tests.pcc_server.sandboxes import as_user
 
 FIELDS = [field.name for field in fields(Settings)]
 FAKE = {"model": {"engine": "fake"}}
@@ -275,6 +276,17 @@ def test_a_file_that_cannot_be_read_and_a_variable_that_is_none_end_the_start(tm
     assert "No such file" in serve("--config", str(tmp_path / "none.toml")).stderr
     ended = serve("--engine", "fake", environ={"PCC_NODE_LISTN": "x"})
     assert (ended.returncode, "the nearest is PCC_NODE_LISTEN" in ended.stderr) == (2, True)
+
+
+def test_a_user_without_a_home_needs_no_store_for_what_has_no_model() -> None:
+    """As in a container: no entry in /etc/passwd, no HOME."""
+    if os.geteuid() != 0:
+        pytest.fail("this test becomes another user, which needs root")
+    words = as_user(4712, "env", "-u", "HOME", *COMMAND, "serve", "--check-config")
+    done = subprocess.run([*words, "--engine", "fake"], capture_output=True, text=True, check=False, cwd="/")
+    assert (done.returncode, done.stdout) == (0, "the settings are good\n"), done.stderr
+    done = subprocess.run([*words, "--model", "starter"], capture_output=True, text=True, check=False, cwd="/")
+    assert (done.returncode, "name one with --store, model.store or HYBRID_MODELS" in done.stderr) == (2, True)
 
 
 def test_every_check_of_the_settings_has_something_to_refuse(tmp_path: Path) -> None:

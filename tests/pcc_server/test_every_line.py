@@ -30,8 +30,22 @@ CANARY = "canary-3b90d5e7-every-line"
 IN_CI = 120  # lines of each engine; the soak takes all
 # What grpc itself calls: it tells a caller whatever is raised there, so no content is handled in these few lines.
 OUTERMOST = {("gateway", "pcc_server/gateway.py", name) for name in ("guarded.<locals>.wrapped", "_Methods.service")}
+# Some of what every request passes, so that none of the labs looks elsewhere.
+WAY = {
+    "gateway Gateway.invoke",
+    "gateway Gateway._relay",
+    "gateway Stream.put",
+    "gateway admit",
+    "worker Worker._serve",
+    "worker Worker._open",
+    "worker RequestOpener.open",
+    "worker Admission.place",
+    "worker Answer._stream",
+    "worker ReplySealer.finish",
+    "worker Outlet.put",
+}
 REST_S = 2.2  # more than two beats of the worker
-PATIENCE_S = 5.0  # of a caller whose reply may never end
+PATIENCE_S = 12.0  # of a caller: longer than anything in the node waits for something else here
 LATE = "DEADLINE_EXCEEDED"
 LEAST_SHARE = 0.75  # of the lines of every function that is passed: the rest needs what no request here does
 MOSTLY = 0.9  # a line that depends on time is not reached each time
@@ -173,6 +187,7 @@ class Findings(NamedTuple):
 def raise_at_each(lab: Lab, *, most: int | None = None, kinds: Sequence[str] = KINDS) -> Findings:
     """Raise at every line of the plan, or at so many of them, the kinds in turn."""
     planned = plan(lab)
+    assert {f"{program} {name}" for program, _, name in map(function_of, planned)} >= WAY
     assert all(share > LEAST_SHARE for share in coverage(planned).values())
     places = sorted(planned)
     if most is not None and len(places) > most:
@@ -223,7 +238,7 @@ def tells_nothing(engine: str, **how: Any) -> None:
     assert found.raised > MOSTLY * found.taken
 
 
-@pytest.mark.parametrize(("engine", "most"), [("fake", 300), ("openai", 150)])
+@pytest.mark.parametrize(("engine", "most"), [("fake", 300), ("openai", 100)])
 def test_an_exception_at_a_line_of_a_request_tells_nobody_of_it(engine: str, most: int) -> None:
     tells_nothing(engine, most=most)
 
@@ -243,25 +258,6 @@ def test_an_exception_at_a_line_of_the_mlx_engine_tells_nobody_of_it() -> None:
 @pytest.mark.soak
 def test_an_exception_that_ends_the_process_tells_nobody_of_it() -> None:
     tells_nothing("fake", most=100, kinds=("SystemExit",))
-
-
-def test_the_lines_are_those_of_the_way_of_a_request() -> None:
-    with LABS["fake"]() as lab:
-        passed = {f"{program} {name}" for program, _, name in map(function_of, plan(lab))}
-    assert passed >= {
-        "gateway Gateway.invoke",
-        "gateway Gateway._relay",
-        "gateway Stream.put",
-        "gateway admit",
-        "worker Worker._serve",
-        "worker Worker._open",
-        "worker RequestOpener.open",
-        "worker Admission.place",
-        "worker Answer._stream",
-        "worker FakeEngine.generate",
-        "worker ReplySealer.finish",
-        "worker Outlet.put",
-    }
 
 
 # A handler without our guard around it, and a log that has room for text.
@@ -290,8 +286,8 @@ events.fault = lambda error: os.write(2, repr(error).encode() + b"\\n")
 )
 def test_control_what_an_unguarded_build_tells_is_found(fault: str, program: str, function: str) -> None:
     with Lab("--fake-delay-ms", "2", fault=fault) as lab:
-        planned = plan(lab)
-        place = next(place for place in sorted(planned) if function_of(place)[::2] == (program, function))
-        raised, seen, shown = lab.fail(place, planned[place], "RuntimeError", text_at(place))
+        places = sorted(lab.lines(answered))
+        place = next(place for place in places if function_of(place)[::2] == (program, function))
+        raised, seen, shown = lab.fail(place, answered, "RuntimeError", text_at(place))
         assert raised
         assert leaks(CANARY, *seen, *shown)

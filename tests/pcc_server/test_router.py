@@ -461,7 +461,7 @@ def listing_of(node: Node, client: ManyClient) -> Listing:
         (("--log", "/nowhere"), "--log needs --directory-key"),
         (("--witness", "x http://127.0.0.1:1"), "--witness needs --log"),
         (("--access", "keys"), "--access-keys FILE go together"),
-        (("--access", "keys", "--access-keys", "/nowhere"), "cannot use the keys"),
+        (("--access", "keys", "--access-keys", "/nowhere"), "cannot read the file of access keys"),
         (("--directory-key", "/nowhere"), "--directory-key"),
         (("--deployment", "NO"), "lower-case DNS name"),
         (("--epoch-s", "0"), "--epoch-s must lie between"),

@@ -32,6 +32,7 @@ DEPLOYMENT = "pcc.example.org"
 HINT = "--node-ca"
 PROGRAM = """
 import asyncio, hybrid, sys
+from hybrid.errors import APIConnectionError
 from hybrid.trust.policy import Policy
 node, key, ca = sys.argv[1:4]
 trust = Policy(deployment="pcc.example.org", endpoint=node, directory_signers=(key,), allow_software="always")
@@ -43,7 +44,7 @@ try:
     with hybrid.Client(**given) as client:
         print(client.ask("hello there", max_tokens=2))
     print(asyncio.run(both()))
-except hybrid.APIConnectionError as error:
+except APIConnectionError as error:
     print(error, "|", error.hint, "|", error.left_device)
 """
 
@@ -92,6 +93,7 @@ def test_both_clients_answer_with_the_authority_and_send_nothing_without(
     assert done.stdout.splitlines() == ["fake engine: token 1 token 2 "] * 2, done.stderr
     before = asked(node)
     control = subprocess.run([*words, ""], env=home, capture_output=True, text=True, check=False)
+    assert control.stdout, control.stderr
     said, hint, left = control.stdout.strip().split(" | ")
     assert said.endswith("its certificate is not trusted by this device")
     assert HINT in hint

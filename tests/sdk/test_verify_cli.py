@@ -222,6 +222,12 @@ def test_a_trust_file_that_was_handed_over_is_taken_in_and_shown(node: FakeNode,
     assert run("trust", "rm", "two.example").exit_code == 2
 
 
+def test_a_key_that_calls_its_deployment_otherwise_is_told_at_once(node: FakeNode, trust: Path) -> None:
+    assert "hint: this key calls its deployment" not in run("trust", "add", node.address, "--key", node.key).stderr
+    other = NoteSigner.generate("pcc.example.org/directory").vkey
+    assert "say --name pcc.example.org" in run("trust", "add", "192.0.2.1:443", "--key", other).stderr
+
+
 def test_accepting_software_everywhere_says_so(node: FakeNode, trust: Path) -> None:
     result = run("trust", "add", node.address, "--key", node.key, "--allow-software", "always")
     assert "warning: " in result.stderr
