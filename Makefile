@@ -36,7 +36,7 @@ demo: .venv/.runtime ## both routes on this machine, over four real inputs; open
 
 test: .venv/.dev ## everything this machine can run; make test k=frames narrows
 	@$(BIN)/hybrid list show starter >/dev/null 2>&1 || $(BIN)/hybrid pull starter --yes
-	@$(BIN)/python -m pytest $(if $(k),-k '$(k)')
+	@$(BIN)/python -m pytest -n 2 --dist loadfile $(if $(k),-k '$(k)')
 
 check: .venv/.dev ## format, lint, strict types, floors, generated files
 	@$(BIN)/ruff format --check .
