@@ -28,6 +28,11 @@ from tests.pcc_server.sandboxes import as_user
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs" / "operations.md"
 HYBRID = (sys.executable, "-P", "-m", "hybrid")
+CURL = (
+    sys.executable,
+    "-c",
+    "import sys, urllib.request as u; print(u.urlopen(sys.argv[1], timeout=9).read().decode())",
+)
 NOT_HERE = ("apt", "groupadd", "journalctl", "ln", "systemctl", "/usr/bin/python3", "/opt/hybrid-pcc/bin/pip")
 NODE_USER = 4711  # also the number of the group that the page calls hybrid-pcc
 PATIENCE_S = 60.0
@@ -202,7 +207,7 @@ class Person:
 
 
 def _program(words: list[str]) -> tuple[str, ...]:
-    programs = {"pcc-server": PCC, "hybrid": HYBRID}
+    programs = {"pcc-server": PCC, "hybrid": HYBRID, "curl": CURL}
     return (*programs.get(words[0], words[:1]), *words[1:])
 
 

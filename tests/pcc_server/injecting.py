@@ -145,7 +145,8 @@ class Lab:
             self.handles = {program: Handle(folder, program) for program in PROGRAMS}
             for handle in self.handles.values():
                 opened.callback(handle.close)
-            words = ("--admin", "127.0.0.1:0", "--drain-timeout", "1", *options)  # a fault in cleaning up leaves streams behind
+            # A drain does not wait long: a fault in cleaning up has left streams behind.
+            words = ("--admin", "127.0.0.1:0", "--drain-timeout", "1", *options)
             self.node = opened.enter_context(Node(*words, engine=engine, command=command))
             for handle in self.handles.values():
                 handle.wait_started()

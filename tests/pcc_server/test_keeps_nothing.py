@@ -29,17 +29,16 @@ async def words(self, request, prompt):
     yield
 fake.FakeEngine._words = words
 """
-# A test build whose worker tries to write a file each second.
+# A test build whose fake engine tries to write a file at each request.
 PLANTING = """
-if program == "worker":
-    import contextlib
-    from pcc_server import hygiene
-    sweep = hygiene.sweep
-    def planting():
-        with contextlib.suppress(OSError), open({planted!r}, "a") as file:
-            file.write("planted")
-        sweep()
-    hygiene.sweep = planting
+import contextlib
+from pcc_server.engines import fake
+count = fake.FakeEngine.count_tokens
+async def planting(self, request):
+    with contextlib.suppress(OSError), open({planted!r}, "a") as file:
+        file.write("planted")
+    return await count(self, request)
+fake.FakeEngine.count_tokens = planting
 """
 
 

@@ -333,7 +333,11 @@ def test_a_policy_without_a_signer_trusts_nobody() -> None:
         Verifier(Policy())
 
 
-@pytest.mark.parametrize("key", ["", "nonsense", "a+00000000+AAAA", NoteSigner.generate("x/y").vkey[:-4] + "AAAA"])
+@pytest.mark.parametrize(
+    "key",
+    ["", "nonsense", "a+00000000+AAAA", NoteSigner.generate("x/y").vkey[:-4] + "AAAA"],
+    ids=["empty", "nonsense", "short", "altered"],
+)
 def test_a_malformed_node_key_is_a_configuration_error(key: Any) -> None:
     with pytest.raises(ConfigurationError, match="malformed"):
         Policy.pinned(key)
