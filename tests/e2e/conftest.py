@@ -12,6 +12,8 @@ __all__ = ["own_world"]
 
 NodeOf = Callable[[str | None], FakeNode]
 
+ENDING = ("die_midstream", "die_before_head", "abort", "hang")
+
 
 @pytest.fixture(scope="session")
 def node_of() -> Iterator[NodeOf]:
@@ -20,7 +22,7 @@ def node_of() -> Iterator[NodeOf]:
     with ExitStack() as stack:
 
         def node(fault: str | None = None) -> FakeNode:
-            if fault not in started or fault in ("die_midstream", "die_before_head", "abort", "hang"):  # its worker ends: the next test wants a whole node
+            if fault not in started or fault in ENDING:  # its worker ends: the next test wants a whole node
                 started[fault] = stack.enter_context(FakeNode.run(fault))
             return started[fault]
 
