@@ -117,9 +117,9 @@ def _killed_in_the_middle(stream: Any, deployment: Deployment, part: str) -> tup
             seen.append(event)
             if text_of(seen).endswith("token 2 "):
                 launcher = psutil.Process(deployment.nodes[0].pid)
-                for each in (launcher, *launcher.children()):
-                    if each.pid == launcher.pid or f"pcc_server.{part}" in each.cmdline():
-                        os.kill(each.pid, signal.SIGKILL)  # with the launcher: nobody starts it again
+                named = [child for child in launcher.children() if f"pcc_server.{part}" in child.cmdline()]
+                for each in (launcher, *named):  # with the launcher: nobody starts it again
+                    os.kill(each.pid, signal.SIGKILL)
     except HybridError as error:
         return seen, error
     return seen, None
