@@ -29,7 +29,7 @@ def unknown_flags(line: str) -> list[str]:
     if words[0] not in PROGRAMS:
         return []
     command: click.Command = PROGRAMS[words[0]]
-    context = click.Context(command)
+    context = click.Context(command, **command.context_settings)  # a command remembers the names of its help
     rest = words[1:]
     while isinstance(command, click.Group) and rest and (sub := command.get_command(context, rest[0])):
         command, rest = sub, rest[1:]

@@ -169,6 +169,10 @@ class Client:
         self._get = self.channel.unary_stream(codec.METHODS["Directory.Get"])
         self._invoke = self.channel.stream_stream(codec.METHODS["Inference.Invoke"])
         self.verifier = NoteVerifier.parse(node.ready["node_key"])
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Take the directory of now: the keys of the one before end."""
         self.directory, self.model_id, self.candidate = self._fetch()
 
     def connect(self, address: str) -> grpc.Channel:
