@@ -5,7 +5,6 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from collections import Counter
 from dataclasses import dataclass, field
 from typing import Self
@@ -205,7 +204,7 @@ def test_nothing_is_published_under_a_number_that_the_launcher_was_not_told() ->
 
 
 class Load:
-    """Callers that ask all the time, each with a directory of up to one epoch of age."""
+    """Callers that ask all the time, all with one directory of up to ``age_s``: an address gets 60 a minute."""
 
     def __init__(self, node: Node, callers: int, per_second: float, age_s: float) -> None:
         self._node = node
@@ -213,15 +212,17 @@ class Load:
         self._age_s = age_s
         self._stop = threading.Event()
         self.outcomes: Counter[str] = Counter()
-        self._threads = [threading.Thread(target=self._call, args=(number / callers,)) for number in range(callers)]
+        self._clients = [Client(node)]
+        self._threads = [threading.Thread(target=self._call) for _ in range(callers)]
+        self._threads.append(threading.Thread(target=self._renew))
 
-    def _call(self, offset: float) -> None:
-        self._stop.wait(offset * min(2.0, self._age_s))
-        while not self._stop.is_set():
-            with Client(self._node) as client:
-                until_s = time.monotonic() + self._age_s
-                while time.monotonic() < until_s and not self._stop.wait(self._pause_s):
-                    self.outcomes[self._ask(client)] += 1
+    def _call(self) -> None:
+        while not self._stop.wait(self._pause_s):
+            self.outcomes[self._ask(self._clients[-1])] += 1
+
+    def _renew(self) -> None:
+        while not self._stop.wait(self._age_s):
+            self._clients.append(Client(self._node))
 
     @staticmethod
     def _ask(client: Client) -> str:
@@ -240,6 +241,8 @@ class Load:
         self._stop.set()
         for thread in self._threads:
             thread.join(30)
+        for client in self._clients:
+            client.close()
 
 
 def rotations(node: Node) -> int:
