@@ -6,6 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+from device import engine as engine_module
 from device import runtime
 from hybrid.wire.types import Chunk, GenerateRequest, Message, Role, Sampling
 
@@ -87,3 +90,30 @@ class Reference:
             stream.add_token(token)
         stream.finalize()
         return str(stream.text).rstrip("\ufffd")
+
+
+class RaisingDetokenizer:
+    """Fails at its third token, as a parser of tool calls might."""
+
+    last_segment = ""
+
+    def __init__(self) -> None:
+        self.seen = 0
+
+    def add_token(self, token: int) -> None:
+        self.seen += 1
+        if self.seen == 3:
+            raise ValueError("planted in the detokeniser")
+
+    def finalize(self) -> None:
+        pass
+
+
+def plant_detokenizer(patch: pytest.MonkeyPatch) -> None:
+    """Give the requests with stop strings a detokeniser that raises."""
+    real = engine_module.TextStream
+
+    def stream(detokenizer: Any, stops: tuple[str, ...]) -> Any:
+        return real(RaisingDetokenizer() if stops else detokenizer, stops)
+
+    patch.setattr(engine_module, "TextStream", stream)

@@ -13,7 +13,7 @@ from device.prompt import Framer
 from device.sampling import Chooser, Guarded
 from hybrid.wire.types import Sampling
 
-from .support import Reference, ask_all, request
+from .support import Reference, ask_all, plant_detokenizer, request
 
 pytestmark = pytest.mark.mlx
 
@@ -46,30 +46,8 @@ def _processors(sampling: Sampling) -> list[Guarded]:
     return [Guarded(_raise)] if sampling.seed == POISON else []
 
 
-class RaisingDetokenizer:
-    """Fails on its third token."""
-
-    last_segment = ""
-
-    def __init__(self) -> None:
-        self.seen = 0
-
-    def add_token(self, token: int) -> None:
-        self.seen += 1
-        if self.seen == 3:
-            raise ValueError("planted in the detokeniser")
-
-    def finalize(self) -> None:
-        pass
-
-
 def _plant_detokenizer(engine: MLXEngine, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = engine_module.TextStream
-
-    def stream(detokenizer: Any, stops: tuple[str, ...]) -> Any:
-        return real(RaisingDetokenizer() if stops else detokenizer, stops)
-
-    monkeypatch.setattr(engine_module, "TextStream", stream)
+    plant_detokenizer(monkeypatch)
 
 
 def _plant_step_failure(engine: MLXEngine, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,7 +21,7 @@ from device.turns import MAX_REBUILDS, Turns
 from hybrid.wire.types import GenerateRequest, Message, Role, Sampling
 
 from .driving import Driver, prompt, sink
-from .support import PROMPTS, ask_all, collect, request
+from .support import PROMPTS, ask_all, collect, plant_detokenizer, request
 
 pytestmark = pytest.mark.mlx
 
@@ -74,32 +74,6 @@ def _processor(step: int) -> Callable[[Sampling], list[Guarded]]:
     return made
 
 
-class Detokenizer:
-    """Fails at its third token, as a parser of tool calls might."""
-
-    last_segment = ""
-
-    def __init__(self) -> None:
-        self.seen = 0
-
-    def add_token(self, token: int) -> None:
-        self.seen += 1
-        if self.seen == 3:
-            raise ValueError("planted in the detokeniser")
-
-    def finalize(self) -> None:
-        pass
-
-
-def _parser(patch: pytest.MonkeyPatch) -> None:
-    real = engine_module.TextStream
-
-    def stream(detokenizer: Any, stops: tuple[str, ...]) -> Any:
-        return real(Detokenizer() if stops else detokenizer, stops)
-
-    patch.setattr(engine_module, "TextStream", stream)
-
-
 def _poisoned(lives: list[Any]) -> bool:
     return any(live.seed == POISON and len(live.emitted) == 3 for live in lives)
 
@@ -143,7 +117,7 @@ FAULTS: dict[str, tuple[type[Exception], Callable[[pytest.MonkeyPatch, MLXEngine
     "a sampler that raises": (EngineFailed, lambda patch, _: patch.setattr(engine_module, "Chooser", At)),
     "a processor at step 1": (EngineFailed, lambda patch, _: patch.setattr(engine_module, "processors", _processor(1))),
     "a processor at step 4": (EngineFailed, lambda patch, _: patch.setattr(engine_module, "processors", _processor(4))),
-    "a parser that raises": (EngineFailed, lambda patch, _: _parser(patch)),
+    "a parser that raises": (EngineFailed, lambda patch, _: plant_detokenizer(patch)),
     "a step that raises": (EngineFailed, lambda patch, _: _step(patch)),
 }
 
