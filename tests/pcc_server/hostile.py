@@ -11,7 +11,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
@@ -322,16 +322,19 @@ class Mix:
                     self.bad[again] += 1
 
     def _slow(self) -> None:
+        """Read slowly, one reply after another; that a node is gone is for the good clients to tell."""
         with Client(self.node) as client:
-            while not self._end.is_set():
-                client.refresh()
-                data = client.encode(client.seal(ask("y" * 500, max_tokens=300))[0])
-                with suppress(OSError):
-                    reader = SlowReader(self.node.address, data)
-                    while not self._end.is_set() and reader.look():
-                        time.sleep(0.2)
-                    reader.close()
+            while not self._end.wait(0.05):
+                with suppress(OSError, grpc.RpcError):
+                    self._read_slowly(client)
                 self.acts["slow reader"] += 1
+
+    def _read_slowly(self, client: Client) -> None:
+        client.refresh()
+        data = client.encode(client.seal(ask("y" * 500, max_tokens=300))[0])
+        with closing(SlowReader(self.node.address, data)) as reader:
+            while not self._end.is_set() and reader.look():
+                time.sleep(0.2)
 
     def _idle(self) -> None:
         """Half of them say hello, the other half nothing."""
