@@ -14,7 +14,8 @@ from .lane import lanes
 from .live import Live
 from .loader import Loaded
 
-CHUNK_MIN, CHUNK_MIN_SLOW = 32, 8  # tokens; less costs more in overhead than it saves in waiting
+CHUNK_MIN = 8  # tokens; less costs more in overhead than it saves in waiting
+AIM = 0.75  # of the longest wait allowed: a chunk costs more than the ones before it, its cache being longer
 TURN_OF_THE_FIRST = 4  # each fourth chunk goes to the prompt that came first, however long it is
 WARM_UP_TOKENS = 16
 SMOOTHING = 0.3  # weight of the newest measurement in a moving average
@@ -36,14 +37,13 @@ class Reading:
 
 
 class Reader:
-    """Reads prompts in chunks that take about ``max_stall_s`` each."""
+    """Reads prompts in chunks that take ``max_stall_s`` at most, as far as the ones before foretell."""
 
     def __init__(self, loaded: Loaded, *, chunk_tokens: int, max_stall_s: float) -> None:
         self._model = loaded.model
         self._core = runtime.mlx()
         self._stream = runtime.mlx_lm("generate").generation_stream
         self._most = chunk_tokens
-        self._least = CHUNK_MIN_SLOW if runtime.describe().path == "cpu-slow" else CHUNK_MIN
         self._max_stall_s = max_stall_s
         self._chunks = 0
         self.prefill_tps = self._warm_up()
@@ -51,7 +51,7 @@ class Reader:
     @property
     def chunk(self) -> int:
         """Tokens of the next chunk, at most."""
-        return min(self._most, max(self._least, int(self.prefill_tps * self._max_stall_s)))
+        return min(self._most, max(CHUNK_MIN, int(self.prefill_tps * AIM * self._max_stall_s)))
 
     def pick(self, readings: Sequence[Reading]) -> Reading:
         """Choose whose chunk is next: the one with least left, and now and then the one that came first.

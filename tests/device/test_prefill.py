@@ -8,7 +8,7 @@ import pytest
 
 from device import runtime
 from device.errors import EngineFailed
-from device.reading import TURN_OF_THE_FIRST
+from device.reading import AIM, CHUNK_MIN, TURN_OF_THE_FIRST
 from device.turns import Turns
 
 from .driving import Driver, prompt, sink
@@ -120,12 +120,13 @@ def test_a_prompt_that_yields_gives_the_same_tokens_as_one_that_does_not(driver:
 
 def test_chunks_follow_the_measured_speed_within_their_limits(driver: Driver) -> None:
     reader = driver.turns._reader
-    reader._max_stall_s, reader._least = 0.2, 32
+    reader._max_stall_s = 0.2
     chunks = []
     for tps in (10.0, 200.0, 10_000.0):
         reader.prefill_tps = tps
         chunks.append(reader.chunk)
-    assert chunks == [32, 40, CHUNK]
+    assert chunks == [CHUNK_MIN, int(200 * AIM * 0.2), CHUNK]
+    assert CHUNK_MIN < chunks[1] < CHUNK
 
 
 def test_a_cancel_in_the_middle_of_a_prompt_reads_no_further_chunk(driver: Driver) -> None:
