@@ -4,6 +4,7 @@ import errno
 import os
 import re
 import signal
+import socket
 import struct
 import subprocess
 import sys
@@ -132,6 +133,11 @@ def test_the_filter_refuses_what_its_rules_name(machine: str, program: Program) 
         ("kill", (-1, 9), errno.EPERM),
         ("tgkill", (77, 80, 6), ALLOW),
         ("tgkill", (1, 1, 6), errno.EPERM),
+        ("sendto", (3, 1, 1, socket.MSG_NOSIGNAL), ALLOW),
+        ("sendto", (3, 1, 1, socket.MSG_FASTOPEN | socket.MSG_NOSIGNAL), errno.EPERM),
+        ("sendmsg", (3, 1, socket.MSG_NOSIGNAL), ALLOW),
+        ("sendmsg", (3, 1, socket.MSG_FASTOPEN), errno.EPERM),
+        ("sendmmsg", (3, 1, 1, socket.MSG_FASTOPEN), errno.EPERM),
     ],
 )
 def test_the_filter_looks_at_arguments(machine: str, name: str, words: Sequence[int], expected: str | int) -> None:
