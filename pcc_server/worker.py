@@ -14,10 +14,9 @@ from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
 
-from hybrid.wire.attest import NONCE_BYTES
 from hybrid.wire.encoding import deployment_name
 from hybrid.wire.envelope import ReplySealer, RequestOpener
-from hybrid.wire.errors import ErrorCode, Malformed, WireError
+from hybrid.wire.errors import ErrorCode, Malformed
 from hybrid.wire.evidence import SOFTWARE, ModelEntry
 from hybrid.wire.keys import IdentityKey
 from hybrid.wire.note import NoteSigner
@@ -32,16 +31,16 @@ from .config import Settings, config_digest
 from .dialled import Dialled
 from .engines import Load, Loaded, open_engine
 from .entry import Collect, Entry, Served, collect_software
-from .errors import CONFIG_EXIT, DeadlinePassed, Limit, Refusal, Refused, StartFailure
+from .errors import CONFIG_EXIT, DeadlinePassed, Refusal, Refused, StartFailure
 from .events import Event, Phase, Program
 from .keys import KeyRing
 from .link import LINK_STREAM, Frame, Kind, Link, OpenStream, Operation, encode_refusal
 from .outlet import IN_REPLY, REFUSALS, Cut, Outlet, Tamper
 from .release import release_leaf
 from .tally import Tally
+from .upkeep import Upkeep
 
 BEAT_S = 1.0
-AGAIN_S = 0.1  # until the launcher takes what it must know
 CLOSE_S = 3.0  # for the engine to free its model
 LEAST_CHUNK = 32  # tokens of a prompt that the slowest engine reads in one step
 
@@ -102,25 +101,16 @@ class Worker:
             wrong_receipt=settings.fault == "wrong_receipt",
         )
         self._ring = KeyRing(settings.epoch_s)
-        self.entry = Entry(_served(settings, model, loaded), self._ring, collect=collect, publisher=publisher)
+        entry = Entry(_served(settings, model, loaded), self._ring, collect=collect, publisher=publisher)
+        self.upkeep = Upkeep(self._ring, entry, settings, send=self._send_publication, tell=tell)
         self._link: Link | None = None
-        self._publishing = asyncio.Lock()
-        self._publication = b""
-        self._checkpoint_came = asyncio.Event()
         self._calls: set[asyncio.Task[None]] = set()
         self._running: Running = {}
 
     async def connect(self, link_fd: int) -> None:
         """Take over a link and publish."""
         await self.take(link_fd)
-        await self.begin()
-
-    async def begin(self) -> None:
-        """Publish for the first time. Where there is a log, the gateway first hands over its checkpoint."""
-        if self._settings.log:
-            await self._checkpoint_came.wait()
-        async with self._publishing:
-            await self._publish()
+        await self.upkeep.begin()
 
     async def take(self, link_fd: int) -> None:
         """Take over a link; what ran over the one before is dropped, and what was published is said again."""
@@ -130,19 +120,11 @@ class Worker:
         before, self._link, self._running = self._link, link, running
         if before:
             before.close()
-        if self._publication:
-            link.send(Kind.PUBLISH, LINK_STREAM, self._publication)
+        self.upkeep.say_again()
 
-    async def _publish(self) -> None:
-        assert self._link is not None  # noqa: S101 - set before anything calls this
-        self._ring.advance()
-        publication = await self.entry.publish(self._settings.epoch_s)
-        # First: no number may be used twice, whatever ends this process.
-        while not self._tell(published=self.entry.used):  # noqa: ASYNC110 - nobody tells of room in that socket
-            await asyncio.sleep(AGAIN_S)
-        self._publication = publication.encode()
-        self._link.send(Kind.PUBLISH, LINK_STREAM, self._publication)
-        events.emit(Event.PUBLISHED, epoch=self._ring.epoch, triples=len(publication.accepted))
+    def _send_publication(self, publication: bytes) -> None:
+        assert self._link is not None  # noqa: S101 - nothing is published before there is one
+        self._link.send(Kind.PUBLISH, LINK_STREAM, publication)
 
     def reload(self, fields: dict[str, Any]) -> None:
         """Take over settings that were read again."""
@@ -151,52 +133,13 @@ class Worker:
 
     async def serve(self, ready: Callable[[], None]) -> None:
         """Publish, say so, and then do for ever what a worker does whether or not anybody asks."""
-        await self.begin()
+        await self.upkeep.begin()
         ready()
         await _first(*self.duties())
 
     def duties(self) -> tuple[Coroutine[Any, Any, None], ...]:
         """Return what a worker does for ever."""
-        return self.beat(), self._keep_keys(), self._renew()
-
-    async def _keep_keys(self) -> None:
-        """Make and destroy keys on time. Apart from publishing: no device that hangs may prolong a key's life."""
-        while True:
-            await asyncio.sleep(min(1.0, self._ring.seconds_to_change() + 0.001))
-            self._ring.advance()
-
-    async def _renew(self) -> None:
-        """Keep the publication current, and have the next one ready before its time."""
-        while True:
-            await asyncio.sleep(min(1.0, self._ring.seconds_to_change() + 0.001))
-            self._ring.advance()
-            if not self.entry.is_current:
-                await self._renew_publication()
-            elif not self.entry.is_prepared:
-                await self._prepare()
-
-    async def _prepare(self) -> None:
-        """Collect the next epoch's evidence ahead of time. What fails now is done when the epoch begins."""
-        try:
-            async with self._publishing:
-                await self.entry.prepare(self._settings.epoch_s)
-        except (StartFailure, WireError) as failure:
-            events.fault(failure)
-
-    async def _renew_publication(self) -> None:
-        """Publish unless that has just happened.
-
-        Evidence that cannot be collected now is tried again: what was published holds for another epoch. An epoch
-        without a sequence number left ends soon.
-        """
-        try:
-            async with self._publishing:
-                if not self.entry.is_current:
-                    await self._publish()
-        except Limit:
-            return
-        except (StartFailure, WireError) as failure:
-            events.fault(failure)
+        return self.beat(), self.upkeep.keep_keys(), self.upkeep.renew()
 
     async def beat(self) -> None:
         """Say that the loop turns: to the gateway with what was counted, to the launcher with how the engine does."""
@@ -230,8 +173,7 @@ class Worker:
             self._calls.add(task)
             task.add_done_callback(self._calls.discard)
         elif frame.kind is Kind.CHECKPOINT:
-            self.entry.note = frame.payload
-            self._checkpoint_came.set()
+            self.upkeep.take_checkpoint(frame.payload)
         elif frame.stream in running:  # a stream that has just ended is no error
             task, outlet = running[frame.stream]
             if frame.kind is Kind.CANCEL:
@@ -267,27 +209,12 @@ class Worker:
         link = self._link
         assert link is not None  # noqa: S101 - frames come over it
         try:
-            operation, payload = Operation(frame.payload[0]), frame.payload[1:]
-            if operation is Operation.REVOKE:  # at once, whatever evidence is being collected
-                self._ring.revoke(payload)
-            async with self._publishing:
-                result = await self._call(operation, payload)
+            result = await self.upkeep.call(Operation(frame.payload[0]), frame.payload[1:])
         except Exception as error:  # noqa: BLE001 - the table in errors.py ends every one of them
             refusal = self._told(error)
             link.send(Kind.REFUSE, frame.stream, encode_refusal(refusal.code, refusal.retry_ms))
         else:
             link.send(Kind.RESULT, frame.stream, result)
-
-    async def _call(self, operation: Operation, payload: bytes) -> bytes:
-        if operation is Operation.ATTEST:
-            nonces = [payload[at : at + NONCE_BYTES] for at in range(0, len(payload), NONCE_BYTES)]
-            return (await self.entry.attest(nonces)).encode()
-        if operation is Operation.ROTATE:
-            self.entry.check_room()
-            self._ring.rotate()
-        events.emit(Event.KEYS_CHANGED, keys=len(self._ring.accepted()))
-        await self._publish()  # where a key was revoked and no number is left, clients wait for the next epoch
-        return b""
 
     # --- one request -------------------------------------------------------------------------------
 
@@ -408,7 +335,11 @@ async def _main(inherited: child.Inherited) -> None:
         tell=partial(control.write, end),
     )
     child.silence()
-    facts: dict[str, Any] = {"node_key": worker.entry.node_key, "tier": worker.entry.tier, "engine": settings.engine}
+    facts: dict[str, Any] = {
+        "node_key": worker.upkeep.entry.node_key,
+        "tier": worker.upkeep.entry.tier,
+        "engine": settings.engine,
+    }
     control.write(end, facts={**facts, "model": loaded.engine.model_id})
     await worker.take(inherited.link_fd)
     await _first(stop.wait(), _take_all(worker, links), worker.serve(partial(report, Phase.READY)))

@@ -35,7 +35,7 @@ class SlowDevice:
 def hung(worker: Worker) -> SlowDevice:
     """Let the worker's device hang from now on."""
     device = SlowDevice()
-    worker.entry._collect = device.collect
+    worker.upkeep.entry._collect = device.collect
     return device
 
 
@@ -66,7 +66,7 @@ def test_a_key_is_revoked_at_once_also_while_evidence_is_collected(waits_for: Op
             await soon(lambda: revoked not in key_ids(halves.worker))
             await soon(lambda: gone(live))
             device.gate.set()
-            await soon(lambda: halves.worker.entry.is_current)
+            await soon(lambda: halves.worker.upkeep.entry.is_current)
 
     asyncio.run(main())
 
@@ -75,7 +75,7 @@ def test_a_key_is_destroyed_on_time_also_while_evidence_is_collected() -> None:
     async def main() -> None:
         halves = Halves(epoch_s=900)
         ahead = 0.0
-        halves.worker._ring = halves.worker.entry._ring = KeyRing(
+        halves.worker._ring = halves.worker.upkeep._ring = halves.worker.upkeep.entry._ring = KeyRing(
             900, now=lambda: time.time() + ahead, boot=lambda: time.monotonic() + ahead
         )
         async with halves.linked():
@@ -101,13 +101,13 @@ def test_a_device_that_fails_is_asked_again_and_ends_nothing(error: Exception) -
             async def broken(*_: object) -> EvidenceItem:
                 raise error
 
-            worker.entry._collect = broken
+            worker.upkeep.entry._collect = broken
             worker._ring.rotate()
-            await worker._renew_publication()
-            assert not worker.entry.is_current
-            worker.entry._collect = collect_software
-            await worker._renew_publication()
-            assert worker.entry.is_current
+            await worker.upkeep.renew_publication()
+            assert not worker.upkeep.entry.is_current
+            worker.upkeep.entry._collect = collect_software
+            await worker.upkeep.renew_publication()
+            assert worker.upkeep.entry.is_current
 
     asyncio.run(main())
 
@@ -119,13 +119,13 @@ def test_a_revocation_after_the_last_number_of_an_epoch_leaves_the_worker_runnin
             worker = halves.worker
             for _ in range(MAX_SEQ):
                 worker._ring.rotate()
-                await worker._renew_publication()
-            assert worker.entry.is_current
+                await worker.upkeep.renew_publication()
+            assert worker.upkeep.entry.is_current
             link.send(Kind.CALL, 1, bytes([Operation.REVOKE]) + publication.accepted[0].ek_id)
             await soon(lambda: publication.accepted[0].ek_id not in key_ids(worker))
             worker._ring.revoke(worker._ring.current()[0].key.config.key_id)
-            await worker._renew_publication()  # no number is left: the next epoch's publication lists the new key
-            assert not worker.entry.is_current
+            await worker.upkeep.renew_publication()  # no number is left: the next epoch's publication lists the new key
+            assert not worker.upkeep.entry.is_current
 
     asyncio.run(main())
 
@@ -135,14 +135,14 @@ def test_two_reasons_to_publish_at_once_are_one_publication() -> None:
         halves = Halves(epoch_s=900)
         async with halves.linked():
             worker = halves.worker
-            device, before = hung(worker), worker.entry._newest
+            device, before = hung(worker), worker.upkeep.entry._newest
             worker._ring.rotate()
-            both = [asyncio.create_task(worker._renew_publication()) for _ in range(2)]
+            both = [asyncio.create_task(worker.upkeep.renew_publication()) for _ in range(2)]
             await soon(lambda: device.asked)
             device.gate.set()
             await asyncio.gather(*both)
             assert before
-            assert worker.entry._newest
-            assert worker.entry._newest.seq == before.seq + 1
+            assert worker.upkeep.entry._newest
+            assert worker.upkeep.entry._newest.seq == before.seq + 1
 
     asyncio.run(main())
