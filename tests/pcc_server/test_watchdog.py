@@ -181,7 +181,8 @@ def test_a_launcher_that_was_stopped_ends_nobody() -> None:
 @pytest.mark.soak
 @pytest.mark.linux
 def test_twenty_hangs_in_a_row_are_each_replaced() -> None:
-    with Node(**hardy("watch.SILENT_S=2", "life.FIRST_S=0.05", "life.MOST_ENDS=1000")) as node:
+    patience = ("watch.SILENT_S=2", "life.FIRST_S=0.05", "life.LONGEST_S=0.05", "life.MOST_ENDS=1000")
+    with Node(**hardy(*patience)) as node:
         for _ in range(20):
             worker = node.pid("worker")
             os.kill(worker, signal.SIGSTOP)
