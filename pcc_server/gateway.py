@@ -19,7 +19,7 @@ from hybrid.wire.codec import METHODS
 from hybrid.wire.constants import MAX_INVOKE_BYTES
 from hybrid.wire.errors import ErrorCode
 
-from . import child, control, errors, events, health, status_details, tls
+from . import child, control, errors, events, health, hygiene, status_details, tls
 from .calls import address_of, only, write
 from .config import Door, Guarded, Settings, split_address
 from .errors import Refusal, StartFailure
@@ -292,6 +292,7 @@ class _Process:
         facts = {"listen": self.served.address} | ({"admin": self.admin.address} if self.admin else {})
         control.write(self._control, facts=facts)
         self._start(self.gateway.worker.connect(link_fd))
+        self._start(hygiene.sweeping())
         self.gateway.worker.ended = lambda: self._start(self._ask_for_link())
         if self._settings.log:
             self._start(self.gateway.follow_log())
@@ -349,6 +350,7 @@ async def _main(inherited: child.Inherited) -> None:
     await process.served.server.start()
     if process.admin:
         await process.admin.start()
+    hygiene.settle()
     child.close_sandbox(inherited, Program.GATEWAY)
     await process.gateway.drained.wait()
     process.gateway.health.close()

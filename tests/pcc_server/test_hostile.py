@@ -16,7 +16,7 @@ from hybrid.wire import codec, envelope
 from hybrid.wire.keys import EpochKey
 from pcc_server.gateway import CONNECTIONS
 from pcc_server.link import WINDOW_BYTES
-from tests.pcc_server.hostile import ACTS, Mix, Raw, SlowReader, descriptors, invalid, outcome, rss_bytes
+from tests.pcc_server.hostile import ACTS, Mix, Raw, SlowReader, descriptors, invalid, outcome, resets, rss_bytes
 from tests.pcc_server.node_client import Client, Node, ask, until
 
 pytestmark = pytest.mark.linux
@@ -214,6 +214,18 @@ def test_a_suite_of_another_version_is_malformed_whatever_it_holds(client: Clien
     forged = codec.encode_invoke_request(header, bytes(len(sealed.body)), (bytes(len(sealed.key_packages[0])),))
     assert client.refused(true) == client.refused(forged)
     assert client.refused(true)[1] == "MALFORMED"
+
+
+def test_memory_that_a_flood_of_calls_took_is_given_back() -> None:
+    """What sixty thousand reset calls take is freed at once, but glibc kept it until something else was freed."""
+    with Node() as node:
+        gateway, taken = node.pid("gateway"), []
+        before = rss_bytes(gateway)
+        for seed in range(200):
+            resets(node.address, random.Random(seed))  # noqa: S311
+            taken.append(rss_bytes(gateway) - before)
+        assert max(taken) > 60 * MIB  # else there is nothing to give back
+        until(lambda: rss_bytes(gateway) < before + 30 * MIB, 30)
 
 
 # --- all of it at once -------------------------------------------------------------------------------
