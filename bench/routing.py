@@ -1,165 +1,130 @@
-"""Time of ``decide()`` from text to finished decision, and how the score ranks the developers' data.
+"""Time and memory of a whole decision: recognisers and ``decide()``, from a text to a finished `Decision`.
 
-One JSON line. Latency: 400 prompts cut to 2,000 characters, 50 warm-up calls, 5 rounds, garbage collection on, one
-thread. Quality needs ``shared/data``; without it the prompts are made up and ``quality`` is null. APGR and the rows of
-each set are defined in the routing design, C11; nothing in the scorer was fitted to them.
+Time: 400 prompts cut to 2,000 characters, 50 warm-up calls, 5 rounds, garbage collection on, one thread; also at 12 and
+at 120 words. Every call has a screener of its own, so that no verdict is remembered. Memory: a child process that loads
+the router and decides once, nothing else. Without ``shared/data`` the prompts are made up. How well scores rank is
+measured by router.py.
 """
 
 import json
 import statistics
+import subprocess
+import sys
 import time
-from collections.abc import Sequence
-from itertools import groupby, pairwise
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable, Sequence
 
 from _rows import row
+from _sets import DATA, read
 
-from hybrid.routing.complexity import StructuralScorer
 from hybrid.routing.decide import decide
-from hybrid.routing.features import extract
 from hybrid.routing.labels import Labels, typed
 from hybrid.routing.policy import Mode
-from hybrid.routing.signals import LEAVING, Signals
+from hybrid.routing.screen import Screener
+from hybrid.routing.signals import Signals
+from hybrid.weights import load_scorer
 from hybrid.wire.types import GenerateRequest, Message, Role
 
-ROOT = Path(__file__).resolve().parent.parent
-DATA = next((d for d in (ROOT / "shared/data", ROOT.parent / "shared/data") if d.is_dir()), None)
-SCORER = StructuralScorer()
-LIMIT_MS = 1.0
+SCORER = load_scorer(None)
+PROMPTS, CHARS, WARM_UP, ROUNDS = 400, 2000, 50, 5
+WORDS = (12, 120)
+LIMIT_MS, LIMIT_MB = 1.0, 20.0
+FILES = (
+    "complex/arena_hard_v2.0.jsonl",
+    "complex/gsm8k_train_questions.jsonl",
+    "routing/llmrouter_dcrouter_train.jsonl",
+    "routing/mmlu_pro_multi_model.jsonl",
+    "routing/routellm_mmlu.jsonl",
+    "routing/zeroeval_crux.jsonl",
+)
 MADE_UP = "Compare plan 3 with plan 4 step by step: costs (in $), risks, and what must be done by Friday?\n"
-
-
-def read(name: str) -> list[dict[str, Any]]:
-    assert DATA is not None
-    return [json.loads(line) for line in (DATA / name).read_text(encoding="utf-8").split("\n") if line]
-
-
-def length(text: str) -> float:
-    return float(len(text))
-
-
-def score(text: str) -> float:
-    return SCORER.score(extract(text)).value
-
-
-def pairs() -> dict[str, tuple[list[str], list[float], list[float]]]:
-    """Prompts, quality of the weak and of the strong model, for each labelled set (ORIGINS.md)."""
-    mmlu = [r for r in read("routing/routellm_mmlu.jsonl") if not r["contaminated"]]
-    pro, crux = read("routing/mmlu_pro_multi_model.jsonl"), read("routing/zeroeval_crux.jsonl")
-    mixed = read("routing/llmrouter_dcrouter_train.jsonl")
-    weak, strong = "Qwen2.5-3B-Instruct", "Qwen2.5-72B-Instruct"
-    return {
-        "mmlu": columns(mmlu, "prompt", lambda r: (r["weak"], r["strong"])),
-        "mmlu_pro": columns(pro, with_options, lambda r: (r["weak_phi3mini"], r["llama31_70b"])),
-        "crux": columns(crux, "prompt", lambda r: (r["correct"][weak], r["correct"][strong])),
-        "llmrouter": columns(
-            mixed,
-            "prompt",
-            lambda r: (r["scores"]["mistral-7b-instruct-v0.3"], r["scores"]["llama-3.1-nemotron-51b-instruct"]),
-        ),
-    }
-
-
-def with_options(r: dict[str, Any]) -> str:
-    return "\n".join([r["prompt"], *(f"{chr(65 + i)}. {option}" for i, option in enumerate(r["options"]))])
-
-
-def columns(rows: list[dict[str, Any]], prompt: Any, labels: Any) -> tuple[list[str], list[float], list[float]]:
-    texts = [r[prompt] if isinstance(prompt, str) else prompt(r) for r in rows]
-    both = [labels(r) for r in rows]
-    return texts, [w for w, _ in both], [s for _, s in both]
-
-
-def apgr(scores: Sequence[float], weak: Sequence[float], strong: Sequence[float]) -> float:
-    """Area under the performance gap recovered; inside a tie the expectation over random order (C11)."""
-    low, high = sum(weak), sum(strong)
-    rows = sorted(zip(scores, weak, strong, strict=True), key=lambda r: -r[0])
-    curve, total = [0.0], float(low)
-    for _, tied in groupby(rows, key=lambda r: r[0]):
-        gains = [s - w for _, w, s in tied]
-        for _ in gains:
-            total += sum(gains) / len(gains)
-            curve.append((total - low) / (high - low))
-    return sum((a + b) / 2 for a, b in pairwise(curve)) / len(rows)
-
-
-def share_up(texts: Sequence[str]) -> float:
-    threshold = SCORER.threshold(LEAVING)
-    return round(sum(score(t) >= threshold for t in texts) / len(texts), 4)
-
-
-def quality() -> dict[str, Any] | None:
-    if DATA is None:
-        return None
-    sets = pairs()
-    ours = {
-        name: round(apgr([score(t) for t in texts], weak, strong), 3) for name, (texts, weak, strong) in sets.items()
-    }
-    plain = {
-        name: round(apgr([length(t) for t in texts], weak, strong), 3) for name, (texts, weak, strong) in sets.items()
-    }
-    assistant = {
-        f.stem: [r["text"] for r in read(f"assistant/{f.name}") if r["intent"] != "oos"] for f in folder("assistant")
-    }
-    hard = {f.stem: [r["prompt"] for r in read(f"complex/{f.name}")] for f in folder("complex")}
-    return {
-        "apgr": ours,
-        "apgr_mean": round(statistics.mean(ours.values()), 3),
-        "apgr_prompt_length": plain,
-        "apgr_prompt_length_mean": round(statistics.mean(plain.values()), 3),
-        "share_above_threshold": {
-            **{name: share_up(texts) for name, texts in (assistant | hard).items()},
-            **{name: share_up(texts) for name, (texts, _, _) in sets.items()},
-        },
-    }
-
-
-def folder(name: str) -> list[Path]:
-    assert DATA is not None
-    return sorted((DATA / name).glob("*.jsonl"))
+LOADED = """
+import json, sys, tracemalloc
+import psutil
+traced = sys.argv[1] == "traced"
+if traced:
+    tracemalloc.start()
+before = psutil.Process().memory_info().rss
+from hybrid.routing.decide import decide
+from hybrid.routing.labels import Labels, typed
+from hybrid.routing.policy import Mode
+from hybrid.routing.screen import Screener
+from hybrid.routing.signals import Signals
+from hybrid.weights import load_scorer
+from hybrid.wire.types import GenerateRequest, Message, Role
+scorer, text = load_scorer(None), "Plan a week in Rome, step by step; call me at +44 20 7946 0000."
+request = GenerateRequest(messages=(Message(role=Role.USER, content=text),))
+decision = decide(request, Labels((Screener().segment(typed(text)),)), Signals(), Mode.AUTO, scorer)
+used = tracemalloc.get_traced_memory()[0] if traced else psutil.Process().memory_info().rss - before
+print(json.dumps({"bytes": used, "mlx": "mlx" in sys.modules, "numpy": "numpy" in sys.modules}))
+"""
 
 
 def prompts() -> list[str]:
-    texts = [MADE_UP * 30] * 400
-    if DATA is not None:
-        texts = [
-            t for name in ("complex", "routing") for f in folder(name) if "after" not in f.stem for t in long_ones(f)
-        ]
-    step = max(1, len(texts) // 400)
-    return [(t * (1 + 2000 // len(t)))[:2000] for t in texts[::step][:400]]
+    """Return real prompts, spread evenly over the files; shorter ones repeat themselves up to the length."""
+    texts = [MADE_UP] * PROMPTS
+    if DATA.is_dir():
+        texts = [r["prompt"] for name in FILES for r in read(name) if r["prompt"].strip()]
+    step = max(1, len(texts) // PROMPTS)
+    return [(t * (1 + CHARS // len(t)))[:CHARS] for t in texts[::step][:PROMPTS]]
 
 
-def long_ones(file: Path) -> list[str]:
-    return [r["prompt"] for r in read(f"{file.parent.name}/{file.name}") if r["prompt"].strip()]
-
-
-def call(text: str) -> int:
-    request = GenerateRequest(messages=(Message(role=Role.USER, content=text),))
+def call(text: str) -> float:
+    """Decide about a text and return the milliseconds."""
+    screener = Screener()
     start = time.perf_counter_ns()
-    decide(request, Labels((typed(text),)), Signals(), Mode.AUTO, SCORER)
-    return time.perf_counter_ns() - start
+    labels = Labels((screener.segment(typed(text)),))
+    request = GenerateRequest(messages=(Message(role=Role.USER, content=text),))
+    decide(request, labels, Signals(), Mode.AUTO, SCORER)
+    return (time.perf_counter_ns() - start) / 1e6
+
+
+def percentiles(texts: Sequence[str], measure: Callable[[str], float] = call) -> dict[int, list[float]]:
+    """Return the 50th, 95th and 99th percentile of each round."""
+    for text in texts[:WARM_UP]:
+        measure(text)
+    rounds = [sorted(map(measure, texts)) for _ in range(ROUNDS)]
+    return {p: [r[int(len(r) * p / 100)] for r in rounds] for p in (50, 95, 99)}
+
+
+def medians(at: dict[int, list[float]]) -> dict[str, float]:
+    return {f"p{p}_ms": round(statistics.median(values), 4) for p, values in at.items()}
+
+
+def megabytes(how: str) -> float:
+    """Return what a process holds once it has decided for the first time, in MB more than before it loaded anything."""
+    done = subprocess.run([sys.executable, "-c", LOADED, how], capture_output=True, text=True, check=True)
+    found = json.loads(done.stdout)
+    assert not found["mlx"], "deciding loaded mlx"
+    assert not found["numpy"], "deciding loaded numpy"
+    return float(found["bytes"]) / 1e6
 
 
 def main() -> None:
     texts = prompts()
-    for text in texts[:50]:
-        call(text)
-    rounds = [sorted(call(text) / 1e6 for text in texts) for _ in range(5)]
-    at = {p: [r[int(len(r) * p / 100)] for r in rounds] for p in (50, 95, 99)}
+    at = percentiles(texts)
+    shorter = {f"{n}_words": medians(percentiles([" ".join(t.split()[:n]) for t in texts])) for n in WORDS}
     row(
-        "decide(), 2,000 characters, p95",
+        "whole decision, 2,000 characters, p95",
         ours=at[95],
-        baseline=[LIMIT_MS] * len(rounds),
+        baseline=[LIMIT_MS] * ROUNDS,
         baseline_name="the limit of the routing design, Q7",
         unit="ms",
         smaller_is_better=True,
-        p50_ms=round(statistics.median(at[50]), 4),
-        p95_ms=round(statistics.median(at[95]), 4),
-        p99_ms=round(statistics.median(at[99]), 4),
+        **medians(at),
+        **shorter,
         scorer=SCORER.name,
-        prompts="developers' data" if DATA else "made up",
-        quality=quality(),
+        prompts="developers' data" if DATA.is_dir() else "made up",
+    )
+    rss = [megabytes("resident") for _ in range(ROUNDS)]
+    row(
+        "router loaded and first decision made, resident memory",
+        ours=rss,
+        baseline=[LIMIT_MB] * ROUNDS,
+        baseline_name="the limit of the issue",
+        unit="MB",
+        smaller_is_better=True,
+        python_objects_mb=round(megabytes("traced"), 2),
+        includes="every module that deciding loads; no mlx, no numpy",
     )
 
 

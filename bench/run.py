@@ -1,4 +1,4 @@
-"""Run every benchmark of this folder, one after another, and keep their JSON lines.
+"""Run every benchmark of this folder, one after another, and keep their JSON lines; ``train_*.py`` write weights.
 
 ``-k WORD`` narrows by file name. Lines go to stdout and to bench/results.jsonl.
 """
@@ -13,7 +13,8 @@ OWN = {"run.py"}
 
 
 def scripts(word: str) -> list[Path]:
-    return [f for f in sorted(HERE.glob("[a-z]*.py")) if f.name not in OWN and word in f.name]
+    files = sorted(HERE.glob("[a-z]*.py"))
+    return [f for f in files if f.name not in OWN and not f.name.startswith("train_") and word in f.name]
 
 
 def main() -> int:

@@ -25,7 +25,7 @@ from .load import EngineLoad
 from .messages import Cancel, Release, Submit
 from .options import DEFAULTS, EngineOptions
 from .prompt import Counted, Framer
-from .sampling import Chooser, processors, seed_of
+from .sampling import Chooser, processors, recorded, seed_of
 from .signals import SignalLog
 
 
@@ -140,14 +140,15 @@ class MLXEngine:
             raise ContextOverflow(limit=self.context_size, needed=len(ids) + 1)
         sampling, seed = request.sampling, seed_of(request.sampling)
         signals = self._options.signals and not self._options.stateless
+        steps, recorder = recorded(processors(sampling)) if signals else (processors(sampling), None)
         return Live(
             request=request,
             partition=partition,
             ids=ids,
             max_tokens=min(sampling.max_tokens, self.context_size - len(ids)),
             mailbox=Mailbox(asyncio.get_running_loop()),
-            chooser=Chooser(sampling, seed=seed, with_signals=signals),
-            processors=processors(sampling),
+            chooser=Chooser(sampling, seed=seed, with_signals=signals, recorder=recorder),
+            processors=steps,
             text=TextStream(self._tokenizer.detokenizer, sampling.stop),
             seed=seed,
             log=SignalLog() if signals else None,

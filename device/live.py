@@ -11,10 +11,10 @@ from typing import Any
 from hybrid.wire.types import Chunk, EngineTiming, FinishReason, GenerateRequest, Usage
 
 from .decode import TextStream
-from .sampling import Chooser, Guarded, is_greedy
+from .sampling import Chooser, Guarded, Recorder, is_greedy
 from .signals import SignalLog
 
-SIGNALS_AT = 32  # tokens after which the cascade looks for the first time (routing design C5)
+SIGNALS_AT = frozenset({1, 2, 4, 8, 16, 32})  # tokens: the cascade looks after 32, or earlier where they come slowly
 
 Item = Chunk | Exception
 
@@ -90,7 +90,7 @@ class Live:
     max_tokens: int
     mailbox: Mailbox = field(repr=False)
     chooser: Chooser = field(repr=False)
-    processors: list[Guarded] = field(repr=False)
+    processors: list[Recorder | Guarded] = field(repr=False)
     text: TextStream = field(repr=False)
     seed: int = field(repr=False)
     log: SignalLog | None = field(default_factory=SignalLog, repr=False)
@@ -137,7 +137,7 @@ class Live:
 
     def say(self, text: str) -> None:
         """Send text with the count of all tokens not yet accounted for; nothing while there is nothing to show."""
-        early = self.log is not None and len(self.emitted) == SIGNALS_AT
+        early = self.log is not None and len(self.emitted) in SIGNALS_AT
         if text or early:
             signals = self.log.summary() if early and self.log else None
             self.mailbox.put(Chunk(text=text, tokens=self._count(), signals=signals))

@@ -23,14 +23,19 @@ DRAWN_SEED_BITS = 53  # a seed drawn here survives JSON readers that know only d
 class Chooser:
     """The sampler of one request, as BatchGenerator calls it. It never raises: see ``error``.
 
+    recorder: what keeps the model's own scores where others change them before the choice; its signals are then of
+    those, since a penalty or a grammar would make every token look certain.
     error: what went wrong, for the loop to act on after the step; the choice is then the likeliest token.
     """
 
-    def __init__(self, sampling: Sampling, *, seed: int, with_signals: bool) -> None:
+    def __init__(
+        self, sampling: Sampling, *, seed: int, with_signals: bool, recorder: "Recorder | None" = None
+    ) -> None:
         self._core = runtime.mlx()
         self._sampling = sampling
         self._seed = seed
         self._with_signals = with_signals
+        self._recorder = recorder if with_signals else None
         self._rows: deque[Any] = deque()
         self._position = 0
         self.error: Exception | None = None
@@ -60,8 +65,10 @@ class Chooser:
         """
         if self._rows:
             values: list[float] = self._rows.popleft().tolist()
+        elif self._with_signals and self._recorder is None:
+            values = [memoryview(scores)[token]]
         else:
-            values = [memoryview(scores)[token]] if self._with_signals else []
+            values = []
         if values and math.isnan(values[0]):
             raise ArithmeticError("the model's scores are not numbers")
         return values
@@ -80,10 +87,38 @@ class Chooser:
     def _note(self, scores: Any, token: Any) -> None:
         """Make a row where one cannot be read in place later: always for the first token, and for 16-bit scores."""
         first = self._position == 0
-        if first or (self._with_signals and scores.dtype != self._core.float32):
+        wanted = self._with_signals and (self._recorder is not None or scores.dtype != self._core.float32)
+        if self._recorder is not None:
+            if self._position >= signals.RECORDED or self._recorder.scores is None:
+                return
+            scores = self._recorder.scores
+        if first or wanted:
             row = signals.row(self._core, scores, token, full=first and self._with_signals)
             self._core.async_eval(row)
             self._rows.append(row)
+
+
+class Recorder:
+    """The first logits processor of a request: keeps what the model said before anything changes it.
+
+    scores: log-probabilities (1, vocabulary) of the token to come, for the first `signals.RECORDED` tokens.
+    """
+
+    def __init__(self) -> None:
+        self.scores: Any = None
+        self.error: Exception | None = None
+        self._core = runtime.mlx()
+        self._left = signals.RECORDED + 1  # one step is ahead
+
+    def __call__(self, tokens: Any, scores: Any) -> Any:
+        """Keep scores (1, vocabulary), not normalised, and pass them on.
+
+        Normalised here, since a processor may write into the array that it is given.
+        """
+        del tokens
+        self._left -= 1
+        self.scores = signals.normalised(self._core, scores) if self._left >= 0 else None
+        return scores
 
 
 class Guarded:
@@ -104,12 +139,23 @@ class Guarded:
             return scores
 
 
-def processors(sampling: Sampling) -> list[Guarded]:
+def processors(sampling: Sampling) -> "Steps":
     """Build what changes scores before the choice: the repetition penalty, where one is asked for."""
     if sampling.repetition_penalty == 1.0:
         return []
     make = runtime.mlx_lm("sample_utils").make_repetition_penalty
     return [Guarded(make(sampling.repetition_penalty, PENALTY_WINDOW))]
+
+
+def recorded(steps: "Steps") -> "tuple[Steps, Recorder | None]":
+    """Put a recorder before what changes scores; none where nothing does."""
+    if not steps:
+        return steps, None
+    recorder = Recorder()
+    return [recorder, *steps], recorder
+
+
+Steps = list[Recorder | Guarded]
 
 
 def is_greedy(sampling: Sampling) -> bool:

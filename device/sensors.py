@@ -1,4 +1,4 @@
-"""What this machine is like now: battery, low-power mode, heat, memory pressure, network.
+"""What this machine is like now: battery, low-power mode, heat, memory pressure, network, metered link.
 
 Each reading is a value, ``Absent`` (the machine has no such thing), ``Unknown`` (it cannot be told here) or ``Failed``
 (the reader broke): a broken sensor must never look like good news. Nothing here sends a packet, starts a process or
@@ -56,7 +56,10 @@ class Pressure(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Readings:
-    """One look at the machine. battery_percent: 0 to 100; network: whether there is a way out at all."""
+    """One look at the machine.
+
+    battery_percent: 0 to 100.  network: whether there is a way out at all.  metered: whether it costs by the byte.
+    """
 
     battery_percent: float | Absent | Unknown | Failed
     on_mains: bool | Absent | Unknown | Failed
@@ -64,7 +67,7 @@ class Readings:
     thermal: Thermal | Absent | Unknown | Failed
     memory_pressure: Pressure | Absent | Unknown | Failed
     network: bool | Absent | Unknown | Failed
-    metered: bool | Absent | Unknown | Failed = Unknown("not read on this system yet")
+    metered: bool | Absent | Unknown | Failed
 
 
 class Machine(Protocol):
@@ -88,9 +91,12 @@ class Machine(Protocol):
     def network(self) -> bool | Absent | Unknown:
         """Whether any route leads out."""
 
+    def metered(self) -> bool | Absent | Unknown:
+        """Whether the way out costs by the byte."""
+
 
 class Battery:
-    """The battery through psutil, which reads the same facts on both systems."""
+    """The battery through psutil, where the system has no files to read."""
 
     def battery_percent(self) -> float | Absent | Unknown:
         """Charge, 0 to 100."""
@@ -141,6 +147,7 @@ class Sensors:
             thermal=self._heat[1],
             memory_pressure=_guarded(machine.memory_pressure),
             network=_guarded(machine.network),
+            metered=_guarded(machine.metered),
         )
 
 

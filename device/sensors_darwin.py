@@ -57,6 +57,10 @@ class Darwin(Battery):
         """Whether the zero address is reachable without first making a connection."""
         return self._seam.reachability() & (_REACHABLE | _CONNECTION_REQUIRED) == _REACHABLE
 
+    def metered(self) -> bool | Absent | Unknown:
+        """Return that it cannot be told: macOS says it to a path monitor only, which needs a run loop of its own."""
+        return Unknown("macOS does not say it to a plain call")
+
 
 class Native:
     """The seam over the real libraries, loaded at the first question."""

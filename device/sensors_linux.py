@@ -1,8 +1,12 @@
-"""Readings of a Linux machine, from ``/proc`` and ``/sys``."""
+"""Readings of a Linux machine, from ``/proc`` and ``/sys`` alone.
+
+Whether a link is metered is a setting of NetworkManager, to be asked over D-Bus: that is not worth a dependency. What
+the kernel knows is read here: a mobile modem, or a tethered telephone, carries the default route.
+"""
 
 from pathlib import Path
 
-from .sensors import Absent, Battery, Pressure, Thermal, Unknown
+from .sensors import Absent, Pressure, Thermal, Unknown
 
 # Degrees below the first trip point at which it is worth noticing; a zone with only a critical trip point has no
 # other mark to go by, so the steps are counted down from there.
@@ -17,12 +21,51 @@ _STEPS = tuple(Thermal)
 _LEVELS = tuple(Pressure)
 
 
-class Linux(Battery):
+_TETHERS = frozenset({"rndis_host", "ipheth"})  # drivers of telephones that share their connection
+_CHARGED = {"Charging": True, "Full": True, "Not charging": True, "Discharging": False}
+
+
+class Linux:
     """Readers over the file tree under ``root``."""
 
     def __init__(self, root: Path = Path("/")) -> None:
         self._proc = root / "proc"
         self._sys = root / "sys"
+
+    def battery_percent(self) -> float | Absent | Unknown:
+        """Charge, 0 to 100, of all batteries that power the machine; those of mice and keyboards do not count."""
+        found = self._batteries()
+        if not found:
+            return Absent()
+        sizes = [_full(battery) for battery in found]
+        weights = [1.0] * len(sizes) if None in sizes else [size or 0.0 for size in sizes]
+        charges = [float((battery / "capacity").read_text()) for battery in found]
+        return sum(w * c for w, c in zip(weights, charges, strict=True)) / sum(weights)
+
+    def on_mains(self) -> bool | Absent | Unknown:
+        """Whether the mains power the machine: a supply is plugged in, or no battery is being drained."""
+        found = self._batteries()
+        if not found:
+            return Absent()
+        supplies = [s for s in self._supplies() if _text(s / "type") in {"Mains", "USB"} and (s / "online").exists()]
+        if any(_text(supply / "online") not in {"", "0"} for supply in supplies):
+            return True
+        states = [_CHARGED.get(_text(battery / "status")) for battery in found]
+        if False in states:
+            return False
+        return True if True in states else Unknown("the battery does not say")
+
+    def _supplies(self) -> list[Path]:
+        return sorted((self._sys / "class/power_supply").glob("*"))
+
+    def _batteries(self) -> list[Path]:
+        return [
+            supply
+            for supply in self._supplies()
+            if _text(supply / "type") == "Battery"
+            and _text(supply / "scope") != "Device"
+            and _text(supply / "present") != "0"
+        ]
 
     def low_power(self) -> bool | Absent | Unknown:
         """Whether the firmware's power profile is the saving one; absent where the firmware has no profiles."""
@@ -60,13 +103,24 @@ class Linux(Battery):
 
     def network(self) -> bool | Absent | Unknown:
         """Whether a default route exists, by IPv4 or IPv6. Nothing is sent to find out."""
-        tables = [self._proc / "net/route", self._proc / "net/ipv6_route"]
-        if not any(table.exists() for table in tables):
+        if not any((self._proc / "net" / name).exists() for name in ("route", "ipv6_route")):
             return Unknown("this system shows no routes")
-        four, six = (
-            [line.split() for line in table.read_text().splitlines()] if table.exists() else [] for table in tables
-        )
-        return any(map(_default_four, four)) or any(map(_default_six, six))
+        return bool(self._default_links())
+
+    def metered(self) -> bool | Absent | Unknown:
+        """Whether a mobile modem or a telephone carries a default route; what else it may be, no file says."""
+        links = [self._sys / "class/net" / name for name in self._default_links()]
+        if any(_mobile(link) for link in links):
+            return True
+        return Unknown("the system does not say it in a file")
+
+    def _default_links(self) -> set[str]:
+        four, six = (self._rows(name) for name in ("route", "ipv6_route"))
+        return {row[0] for row in four if _default_four(row)} | {row[9] for row in six if _default_six(row)}
+
+    def _rows(self, name: str) -> list[list[str]]:
+        table = self._proc / "net" / name
+        return [line.split() for line in table.read_text().splitlines()] if table.exists() else []
 
     def _meminfo(self) -> dict[str, int]:
         lines = (line.split(":") for line in (self._proc / "meminfo").read_text().splitlines())
@@ -83,6 +137,22 @@ class Linux(Battery):
             elif "memory" in controllers.split(","):
                 shares += _groups(base / "memory", path, "memory.limit_in_bytes", "memory.usage_in_bytes", total)
         return shares
+
+
+def _text(file: Path) -> str:
+    """Return the words of a file that need not be there."""
+    return file.read_text().strip() if file.exists() else ""
+
+
+def _full(battery: Path) -> float | None:
+    """Return how much a battery holds, in its own unit; None when it does not say."""
+    found = next((battery / name for name in ("energy_full", "charge_full") if (battery / name).exists()), None)
+    return float(found.read_text()) if found else None
+
+
+def _mobile(link: Path) -> bool:
+    driver = link / "device/driver"
+    return "DEVTYPE=wwan" in _text(link / "uevent").split() or (driver.exists() and driver.resolve().name in _TETHERS)
 
 
 def _zone(zone: Path) -> Thermal | None:

@@ -2,7 +2,8 @@
 
 Rows are made lazily inside the sampler and read one step later, so they never wait behind the step in flight. Margin
 and entropy cost a pass over all scores; the cascade asks for the first token's only.
-Values are of the distribution before temperature, in nats. Source: device design 4.3, routing design C5.
+Values are of the model's own distribution, before penalties and temperature, in nats. Source: device design 4.3,
+routing design C5.
 """
 
 import math
@@ -11,6 +12,7 @@ from typing import Any
 
 from hybrid.wire.types import TokenSignals
 
+RECORDED = 128  # tokens for which scores are normalised a second time, where something changes them before the choice
 MIN_FOR_Q50 = 2
 MIN_FOR_Q10 = 10
 
@@ -29,6 +31,12 @@ def row(core: Any, scores: Any, token: Any, *, full: bool) -> Any:
     finite = core.where(scores > -math.inf, scores, 0.0)
     entropy = -core.sum(core.exp(scores) * finite, axis=-1)
     return core.concatenate([chosen, margin, entropy]).astype(core.float32)
+
+
+def normalised(core: Any, scores: Any) -> Any:
+    """Return log-probabilities of scores (1, vocabulary) that come straight from the model."""
+    scores = scores.astype(core.float32)
+    return scores - core.logsumexp(scores, axis=-1, keepdims=True)
 
 
 class SignalLog:

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .aio import AsyncClient
     from .client import Client, Stream
-    from .conversation import AsyncSession, LabelledMessage, Session
+    from .compose import LabelledMessage
+    from .conversation import AsyncSession, Session
     from .errors import HybridError
     from .events import Done, Event, Handoff, NodeVerified, PromptProgress, Retry, RouteDecided, TextDelta, UsageUpdate
     from .exchange import Timeout
@@ -47,7 +48,7 @@ _HOMES = {
     "Handoff": "events",
     "HandoffPlan": "gate",
     "HybridError": "errors",
-    "LabelledMessage": "conversation",
+    "LabelledMessage": "compose",
     "Message": "wire.types",
     "Mode": "routing.policy",
     "NodeVerified": "events",

@@ -7,21 +7,28 @@ import contextlib
 import os
 import secrets
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from . import config
-from .compose import Ask, compose, system_text
+from .actions import Action, AnswerHere, AnswerThere, Fail, Outcome, Show
+from .choice import decide_route, mode_of_call
+from .compose import Ask, LabelledMessage, compose
 from .conversation import AsyncSession, Transcript
-from .core import Action, AnswerHere, AnswerThere, Fail, Outcome, Show, Turn, decide_route, mode_of_call
+from .core import Turn
 from .driver import Driver
 from .errors import ConfigurationError, HybridError
 from .events import Event
+from .handover import Item
 from .loop import FORKED
-from .routing.complexity import Scorer, StructuralScorer
+from .paced import paced
+from .router import Router
+from .routing.complexity import Scorer
 from .routing.labels import Source
 from .routing.policy import Mode
+from .routing.signals import Person
 from .settings import Settings, as_timeout
 from .streaming import AsyncStream, Running
 from .wire.types import Engine, Message, Route, Sampling
@@ -29,44 +36,65 @@ from .wire.types import Engine, Message, Route, Sampling
 if TYPE_CHECKING:
     from .exchange import Timeout, Transport
     from .gate import Consent
+    from .preview import Preview
     from .reply import Reply
+    from .routing.budget import Budget
     from .routing.decision import Decision
-    from .routing.signals import Availability
-    from .settings import NodeAddress, Receipts
+    from .routing.log import Verdict
+    from .routing.signals import Availability, Signals
+    from .settings import Cascade, Detect, Keep, NodeAddress, Receipts
     from .trust.policy import Policy
 
-Prompt = str | Sequence[Message]
+Prompt = str | Sequence[Message | LabelledMessage]
 
 
 async def run(turn: Turn, driver: Driver, limits: "Timeout | float | None" = None) -> AsyncGenerator[Event, None]:
     """Perform one turn and yield its events. Raises the error the core settles on; closing it stops the turn."""
     actions = turn.begin(await driver.signals(turn.ask))
     while True:
-        for action in actions:
-            if isinstance(action, Show):
-                yield action.event
-        route = _route_of(actions[-1])
+        for event in _events(actions):
+            yield event
+        route = _route_of(actions)
         if route is None:
             return
-        outcome = Outcome(model="")
         try:
-            async with contextlib.aclosing(driver.answer(route, turn, limits)) as items:
-                async for item in items:
-                    if isinstance(item, Outcome):
-                        outcome = item
-                        continue
-                    for shown in turn.take(item):
-                        yield shown.event
-            actions = turn.ended(outcome)
+            async with contextlib.aclosing(_followed(turn, driver.answer(route, turn, limits))) as steps:
+                async for actions in steps:
+                    if _goes_on(actions):
+                        break  # closing it cancels the route
+                    for event in _events(actions):
+                        yield event
         except HybridError as error:
             actions = turn.failed(error)
 
 
-def _route_of(action: Action) -> AnswerHere | AnswerThere | None:
+async def _followed(turn: Turn, items: AsyncGenerator[Item, None]) -> AsyncGenerator[tuple[Action, ...], None]:
+    """Feed the turn with what a route yields, and with the time that passes; yield what it wants done."""
+    outcome = Outcome(model="")
+    async with contextlib.aclosing(paced(items, lambda: turn.patience)) as paced_items:
+        async for item in paced_items:
+            if isinstance(item, Outcome):
+                outcome = item
+            else:
+                yield turn.look() if item is None else turn.take(item)
+    yield turn.ended(outcome)
+
+
+def _events(actions: tuple[Action, ...]) -> list[Event]:
+    return [action.event for action in actions if isinstance(action, Show)]
+
+
+def _goes_on(actions: tuple[Action, ...]) -> bool:
+    """Tell whether these end the route that is running."""
+    return bool(actions) and not isinstance(actions[-1], Show)
+
+
+def _route_of(actions: tuple[Action, ...]) -> AnswerHere | AnswerThere | None:
     """Return what is to be run next, None when the turn is over. Raises what it failed with."""
-    if isinstance(action, Fail):
-        raise action.error
-    return action if isinstance(action, AnswerHere | AnswerThere) else None
+    last = actions[-1]
+    if isinstance(last, Fail):
+        raise last.error
+    return last if isinstance(last, AnswerHere | AnswerThere) else None
 
 
 class AsyncClient:
@@ -85,7 +113,16 @@ class AsyncClient:
     engine: anything with the ``Engine`` protocol, instead of the on-device model.  on_event: sees every event.
     models: folder of the model store.  scorer: another router.  transport: carries sealed bytes instead of gRPC.
     receipts: ``keep`` writes one file per private answer, without content, for ``hybrid verify``; ``off`` writes none.
-    state: folder for receipts and for what is remembered of the transparency log, instead of the platform's.
+    state: folder for receipts, decisions and what is remembered of the transparency log, instead of the platform's.
+    cascade: what a doubtful start of an answer on the device leads to: ``auto`` asks the node instead, before anything
+    was shown; ``offer`` only hints; ``off`` does not look.
+    detect: recognisers of personal data: ``standard``, ``strict`` (names, addresses and dates too), ``off``.
+    deny: words and phrases that never leave, whatever ``detect`` says.
+    budget: largest share of requests that may go to the node, or a ``Budget``.  explore: share (at most 0.02) of close
+    calls that are answered on the device to learn from; it never sends anything.  price: of 1,000 tokens on the node,
+    read or written, in your own unit; for estimates and for a budget of money.
+    decisions: ``keep`` logs every decision without content; ``off`` logs none.  learn: ``keep`` also stores questions,
+    encrypted, for 30 days, never those limited to the device.
     Raises ConfigurationError for a value that means nothing.
     """
 
@@ -111,32 +148,46 @@ class AsyncClient:
         transport: "Transport | None" = None,
         receipts: "Receipts" = "keep",
         state: str | Path | None = None,
+        cascade: "Cascade" = "auto",
+        detect: "Detect" = "standard",
+        deny: Sequence[str] = (),
+        budget: "float | Budget | None" = None,
+        explore: float = 0.0,
+        price: float | None = None,
+        decisions: "Keep" = "keep",
+        learn: "Keep" = "off",
     ) -> None:
         self._mode = config.read_mode(policy)
         self._allow_relax = allow_relax
         self._threshold = _threshold(threshold)
-        self._scorer = scorer or StructuralScorer()
         self._on_event = on_event
         self._pid = os.getpid()
         self._closed = False
-        self._driver = Driver(
-            Settings(
-                model=model,
-                models=None if models is None else Path(models),
-                node=node,
-                trust=Path(trust).expanduser() if isinstance(trust, str) else trust,
-                node_token=node_token.encode() if isinstance(node_token, str) else node_token,
-                node_ca=Path(node_ca).expanduser() if isinstance(node_ca, str) else node_ca,
-                on_handoff=on_handoff,
-                timeout=timeout,
-                max_retries=max_retries,
-                offline=bool(offline) or config.offline_by_environment(),
-                transport=transport,
-                receipts=receipts,
-                state=None if state is None else Path(state).expanduser(),
-            ),
-            engine,
+        settings = Settings(
+            model=model,
+            models=None if models is None else Path(models),
+            node=node,
+            trust=Path(trust).expanduser() if isinstance(trust, str) else trust,
+            node_token=node_token.encode() if isinstance(node_token, str) else node_token,
+            node_ca=Path(node_ca).expanduser() if isinstance(node_ca, str) else node_ca,
+            on_handoff=on_handoff,
+            timeout=timeout,
+            max_retries=max_retries,
+            offline=bool(offline) or config.offline_by_environment(),
+            transport=transport,
+            receipts=receipts,
+            state=None if state is None else Path(state).expanduser(),
+            cascade=cascade,
+            detect=detect,
+            deny=deny,  # type: ignore[arg-type]  # settled there
+            budget=budget,
+            explore=explore,
+            price=price,
+            decisions=decisions,
+            learn=learn,
         )
+        self._router = Router(settings, scorer)
+        self._driver = Driver(settings, engine, screener=self._router.screener)
 
     @classmethod
     def from_env(cls, **given: Any) -> Self:
@@ -155,10 +206,13 @@ class AsyncClient:
         seed: int | None = None,
         stop: Sequence[str] = (),
         timeout: "Timeout | float | None" = None,  # noqa: ASYNC109 - the same name as everywhere else
+        cleared: Sequence[str] = (),
     ) -> "Reply":
         """Answer once, when the whole reply has passed every check.
 
-        The text of the sources goes before the prompt, in the order given. Raises a ``HybridError``; see its tree.
+        The text of the sources goes before the prompt, in the order given. cleared: names of sources, ``prompt`` for
+        what was typed, whose recognised labels a person lifted for this call; no other label can be lifted.
+        Raises a ``HybridError``; see its tree.
         """
         stream = self.stream(
             prompt,
@@ -170,6 +224,7 @@ class AsyncClient:
             seed=seed,
             stop=stop,
             timeout=timeout,
+            cleared=cleared,
         )
         async with stream:
             return await stream.final()
@@ -186,10 +241,12 @@ class AsyncClient:
         seed: int | None = None,
         stop: Sequence[str] = (),
         timeout: "Timeout | float | None" = None,
+        cleared: Sequence[str] = (),
     ) -> "AsyncStream":
         """Return the events of one turn, as an iterator and a context manager; leaving the block stops the turn."""
         sampling = {"max_tokens": max_tokens, "temperature": temperature, "seed": seed, "stop": stop}
-        return self._stream(prompt, sources=sources, policy=policy, timeout=timeout, **sampling, **one_turn(system))
+        more = {"sources": sources, "policy": policy, "timeout": timeout, "cleared": cleared}
+        return self._stream(prompt, **more, **sampling, **one_turn(system))
 
     def session(self, *, system: str | None = None, policy: Mode | str | None = None) -> AsyncSession:
         """Start a conversation."""
@@ -203,15 +260,33 @@ class AsyncClient:
         sources: Sequence[Source] = (),
         policy: Mode | str | None = None,
         max_tokens: int | None = None,
+        cleared: Sequence[str] = (),
     ) -> "Decision":
         """Say who would answer, and why. Sends nothing, loads no model, opens no socket."""
-        transcript = Transcript(system=system)
-        return await self._explain(prompt, sources=sources, policy=policy, transcript=transcript, max_tokens=max_tokens)
+        more = {"sources": sources, "policy": policy, "max_tokens": max_tokens, "cleared": cleared}
+        return await self._explain(prompt, transcript=Transcript(system=system), **more)
+
+    async def preview(self, prompt: Prompt, *, system: str | None = None, **call: Any) -> "Preview":
+        """Say what ``explain`` says, what would be sent, and what each route would take. Takes what ``explain`` takes.
+
+        Sends nothing, loads no model, opens no socket.
+        """
+        transcript = one_turn(system)["transcript"]
+        ask, signals, decision = await self._considered(prompt, transcript=transcript, **call)
+        return self._driver.preview(ask, decision, signals)
 
     async def availability(self) -> "Availability":
         """Say of each route whether it can answer, as last known, and what would make it."""
         self._check_usable()
         return self._driver.availability()
+
+    async def feedback(self, request_id: str, verdict: "Verdict") -> bool:
+        """Say of an answer, by its ``reply.request_id``, that it was ``good`` or ``bad``; kept in the decision log.
+
+        False where its decision is not in the log. Raises ConfigurationError for another word.
+        """
+        self._check_usable()
+        return self._router.feedback(request_id, verdict)
 
     async def count_tokens(self, prompt: Prompt, *, route: Route | str = Route.ON_DEVICE) -> int:
         """Count the framed request as the model of a route reads it; loads the model on the device.
@@ -232,6 +307,7 @@ class AsyncClient:
         if not self._closed:
             self._closed = True
             await self._driver.close()
+            self._router.close()
 
     async def __aenter__(self) -> Self:
         return self
@@ -248,14 +324,26 @@ class AsyncClient:
         self._check_usable()
         timeout = call.pop("timeout", None)
         as_timeout(timeout)
-        turn = Turn(self._ask(prompt, transcript, **call), scorer=self._scorer, request_id=secrets.token_hex(8))
-        on_end = transcript.record if keep else lambda _: self._driver.forget(transcript.partition)
-        return Running(turn, run(turn, self._driver, timeout), on_event=self._on_event, on_end=on_end)
+        ask = self._ask(prompt, transcript, **call)
+        turn = Turn(ask, rules=self._router.rules(), request_id=secrets.token_hex(8))
+
+        def ended(turn: Turn) -> None:
+            self._router.ended(turn, transcript)
+            if not keep:
+                self._driver.forget(transcript.partition)
+
+        return Running(turn, run(turn, self._driver, timeout), on_event=self._on_event, on_end=ended)
 
     async def _explain(self, prompt: Prompt, *, transcript: Transcript, **call: Any) -> "Decision":
+        return (await self._considered(prompt, transcript=transcript, **call))[-1]
+
+    async def _considered(
+        self, prompt: Prompt, *, transcript: Transcript, **call: Any
+    ) -> "tuple[Ask, Signals, Decision]":
         self._check_usable()
         ask = self._ask(prompt, transcript, **call)
-        return decide_route(ask, await self._driver.signals(ask), self._scorer)
+        signals = await self._driver.signals(ask)
+        return ask, signals, decide_route(ask, signals, self._router.rules().settled)
 
     def _ask(
         self,
@@ -268,13 +356,16 @@ class AsyncClient:
         temperature: float | None = None,
         seed: int | None = None,
         stop: Sequence[str] = (),
+        cleared: Sequence[str] = (),
+        person: Person = "",
+        again: bool = False,
     ) -> Ask:
         mode = mode_of_call(self._mode, read_mode_or_none(policy), allow_relax=self._allow_relax)
         wishes = {"max_tokens": max_tokens, "temperature": temperature, "seed": seed, "stop": tuple(stop) or None}
         wished = {name: value for name, value in wishes.items() if value is not None}
-        return Ask(
+        ask = Ask(
             turn=compose(_messages(prompt), tuple(sources)),
-            history=(*system_text(transcript.system), *transcript.history),
+            history=(*transcript.instructions, *transcript.history),
             sources=tuple(sources),
             mode=mode,
             sampling=_sampling(wished),
@@ -283,7 +374,13 @@ class AsyncClient:
             current_route=transcript.current_route,
             partition=transcript.partition,
             cache_salt=transcript.cache_salt,
+            doubt=transcript.doubt,
+            person=person,
+            again=again,
         )
+        bad = transcript.asked is not None and self._router.rejected(transcript.asked.request_id)
+        around = transcript.around(ask.question, rejected=again or bad)
+        return replace(ask, conversation=around).screened(self._router.screener, frozenset(cleared))
 
     def _pinnable(self, route: Route | str | None) -> Route | None:
         if route is None:
@@ -325,6 +422,7 @@ def from_config(settings: config.Config, given: Mapping[str, Any]) -> dict[str, 
         "offline": settings.offline or None,
         "receipts": settings.receipts,
         "state": settings.state,
+        **{name: getattr(settings, name) for name in config.ROUTING},
     }
     return {**named, **{name: value for name, value in given.items() if name != "node_key"}}
 
@@ -342,7 +440,7 @@ def read_mode_or_none(policy: Mode | str | None) -> Mode | None:
     return None if policy is None else config.read_mode(policy)
 
 
-def _messages(prompt: Prompt) -> str | tuple[Message, ...]:
+def _messages(prompt: Prompt) -> str | tuple[Message | LabelledMessage, ...]:
     return prompt if isinstance(prompt, str) else tuple(prompt)
 
 

@@ -28,11 +28,14 @@ if TYPE_CHECKING:
 
     from .exchange import Timeout, Transport
     from .gate import Consent
+    from .preview import Preview
     from .reply import Reply
+    from .routing.budget import Budget
     from .routing.complexity import Scorer
     from .routing.decision import Decision
+    from .routing.log import Verdict
     from .routing.signals import Availability
-    from .settings import NodeAddress, Receipts
+    from .settings import Cascade, Detect, Keep, NodeAddress, Receipts
     from .trust.policy import Policy
 
 
@@ -64,6 +67,14 @@ class Client:
         transport: "Transport | None" = None,
         receipts: "Receipts" = "keep",
         state: str | Path | None = None,
+        cascade: "Cascade" = "auto",
+        detect: "Detect" = "standard",
+        deny: Sequence[str] = (),
+        budget: "float | Budget | None" = None,
+        explore: float = 0.0,
+        price: float | None = None,
+        decisions: "Keep" = "keep",
+        learn: "Keep" = "off",
     ) -> None:
         self._consent = CallersConsent(on_handoff) if callable(on_handoff) else None
         self._on_event = on_event
@@ -86,6 +97,14 @@ class Client:
             transport=transport,
             receipts=receipts,
             state=state,
+            cascade=cascade,
+            detect=detect,
+            deny=deny,
+            budget=budget,
+            explore=explore,
+            price=price,
+            decisions=decisions,
+            learn=learn,
         )
         self._loop = LoopThread()
         self._end = weakref.finalize(self, _close, self._async, self._loop)  # also at interpreter exit
@@ -107,10 +126,13 @@ class Client:
         seed: int | None = None,
         stop: Sequence[str] = (),
         timeout: "Timeout | float | None" = None,
+        cleared: Sequence[str] = (),
     ) -> "Reply":
         """Answer once, when the whole reply has passed every check.
 
-        The text of the sources goes before the prompt, in the order given. Raises a ``HybridError``; see its tree.
+        The text of the sources goes before the prompt, in the order given. cleared: names of sources, ``prompt`` for
+        what was typed, whose recognised labels a person lifted for this call; no other label can be lifted.
+        Raises a ``HybridError``; see its tree.
         """
         stream = self.stream(
             prompt,
@@ -122,6 +144,7 @@ class Client:
             seed=seed,
             stop=stop,
             timeout=timeout,
+            cleared=cleared,
         )
         with stream:
             return stream.final()
@@ -138,6 +161,7 @@ class Client:
         seed: int | None = None,
         stop: Sequence[str] = (),
         timeout: "Timeout | float | None" = None,
+        cleared: Sequence[str] = (),
     ) -> "Stream":
         """Return the events of one turn, as an iterator and a context manager; leaving the block stops the turn."""
         call = one_turn(system)
@@ -150,6 +174,7 @@ class Client:
             seed=seed,
             stop=stop,
             timeout=timeout,
+            cleared=cleared,
             **call,
         )
 
@@ -165,14 +190,29 @@ class Client:
         sources: Sequence[Source] = (),
         policy: Mode | str | None = None,
         max_tokens: int | None = None,
+        cleared: Sequence[str] = (),
     ) -> "Decision":
         """Say who would answer, and why. Sends nothing, loads no model, opens no socket."""
-        call = self._async.explain(prompt, system=system, sources=sources, policy=policy, max_tokens=max_tokens)
-        return self._loop.run(call)
+        more: dict[str, Any] = {"sources": sources, "policy": policy, "max_tokens": max_tokens, "cleared": cleared}
+        return self._loop.run(self._async.explain(prompt, system=system, **more))
+
+    def preview(self, prompt: Prompt, *, system: str | None = None, **call: Any) -> "Preview":
+        """Say what ``explain`` says, what would be sent, and what each route would take. Takes what ``explain`` takes.
+
+        Sends nothing, loads no model, opens no socket.
+        """
+        return self._loop.run(self._async.preview(prompt, system=system, **call))
 
     def availability(self) -> "Availability":
         """Say of each route whether it can answer, as last known, and what would make it."""
         return self._loop.run(self._async.availability())
+
+    def feedback(self, request_id: str, verdict: "Verdict") -> bool:
+        """Say of an answer, by its ``reply.request_id``, that it was ``good`` or ``bad``; kept in the decision log.
+
+        False where its decision is not in the log. Raises ConfigurationError for another word.
+        """
+        return self._loop.run(self._async.feedback(request_id, verdict))
 
     def count_tokens(self, prompt: Prompt, *, route: Route | str = Route.ON_DEVICE) -> int:
         """Count the framed request as the model of a route reads it; loads the model on the device."""

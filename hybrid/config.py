@@ -23,6 +23,13 @@ DER = b"\x30"  # how a certificate begins that is not PEM
 LAYERS = ("user", "project", "environment", "flag")
 TRUE = frozenset({"1", "true", "yes", "on"})
 FALSE = frozenset({"", "0", "false", "no", "off"})
+TIGHTER = {
+    "cascade": ("auto", "offer", "off"),
+    "detect": ("off", "standard", "strict"),
+    "decisions": ("keep", "off"),
+    "learn": ("keep", "off"),
+}
+"""Words from the loosest to the tightest: what leaves less and keeps less. A project file may only go up."""
 
 # key -> (field of Config, environment name, whether a project file may set it)
 KEYS: Mapping[str, tuple[str, str, bool]] = {
@@ -40,7 +47,18 @@ KEYS: Mapping[str, tuple[str, str, bool]] = {
     "offline": ("offline", "HYBRID_OFFLINE", True),
     "receipts": ("receipts", "HYBRID_RECEIPTS", False),
     "state": ("state", "HYBRID_STATE", False),
+    "cascade": ("cascade", "HYBRID_CASCADE", True),
+    "detect": ("detect", "HYBRID_DETECT", True),
+    "deny": ("deny", "HYBRID_DENY", True),
+    "budget": ("budget", "HYBRID_BUDGET", True),
+    "explore": ("explore", "HYBRID_EXPLORE", False),
+    "price": ("price", "HYBRID_PRICE", False),
+    "decisions": ("decisions", "HYBRID_DECISIONS", True),
+    "learn": ("learn", "HYBRID_LEARN", True),
 }
+
+ROUTING = ("cascade", "detect", "deny", "budget", "explore", "price", "decisions", "learn")
+"""What the router takes, under the same names as the arguments of a client."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,7 +68,11 @@ class Config:
     models: folder of the model store.  node: ``host:port``.  node_key: the key the node printed.  timeout: seconds.
     node_token_file: holds the access key of a node that asks for one.  trust: a trust file in place of the usual one.
     node_ca_file: PEM of the authority that vouches for the node's TLS certificate, in place of the public ones.
-    receipts: ``keep`` or ``off``.  state: folder in which receipts and the newest log checkpoints are kept.
+    receipts: ``keep`` or ``off``.  state: folder in which receipts, decisions and log checkpoints are kept.
+    cascade: ``auto``, ``offer`` or ``off``.  detect: ``standard``, ``strict`` or ``off``.  deny: words that never
+    leave the device; every layer adds.  budget: share of requests that may go to the node.  explore: share of close
+    calls answered on the device to learn from.  price: of 1,000 tokens on the node.  decisions, learn: ``keep`` or
+    ``off``.
     origin: who set each value: ``user``, ``project``, ``environment`` or ``flag``.
     """
 
@@ -68,6 +90,14 @@ class Config:
     offline: bool = False
     receipts: str = "keep"
     state: Path | None = None
+    cascade: str = "auto"
+    detect: str = "standard"
+    deny: tuple[str, ...] = field(default=(), repr=False)
+    budget: float | None = None
+    explore: float = 0.0
+    price: float | None = None
+    decisions: str = "keep"
+    learn: str = "off"
     origin: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -211,6 +241,8 @@ def _set(config: Config, name: str, value: Any, origin: str, where: str) -> Conf
         value = _tightened(config, name, value, where)
     elif name == "offline":
         value = value or config.offline  # any layer suffices, none undoes another
+    if name == "deny":
+        value = tuple(dict.fromkeys((*config.deny, *value)))  # every layer adds, none takes away
     origins = {**config.origin, name: origin}
     return replace(config, **{name: value, "origin": origins})
 
@@ -221,8 +253,14 @@ def _tightened(config: Config, name: str, value: Any, where: str) -> Any:
         raise ConfigurationError(
             f"{where}: a project file may only tighten; {config.policy} is set and {value} is wider"
         )
+    if name in TIGHTER and TIGHTER[name].index(value) < TIGHTER[name].index(getattr(config, name)):
+        raise ConfigurationError(
+            f"{where}: a project file may only tighten; {getattr(config, name)} is set and {value} is looser"
+        )
     if name == "threshold" and config.threshold is not None:
         return max(value, config.threshold)
+    if name == "budget" and config.budget is not None:
+        return min(value, config.budget)
     if name == "offline":
         return value or config.offline
     return value
@@ -242,6 +280,25 @@ def _number(value: Any, where: str) -> float:
     if isinstance(value, bool) or not 0 <= number < float("inf"):
         raise ConfigurationError(f"{where} must be a number of 0 or more")
     return number
+
+
+def _share(most: float) -> Callable[[Any, str], float]:
+    def read(value: Any, where: str) -> float:
+        number = _number(value, where)
+        if number > most:
+            raise ConfigurationError(f"{where} must lie between 0 and {most:g}, got {number:g}")
+        return number
+
+    return read
+
+
+def _terms(value: Any, where: str) -> tuple[str, ...]:
+    """Read a list of words and phrases; in a variable they stand one a line or between commas."""
+    if isinstance(value, str):
+        value = [term for line in value.splitlines() for term in line.split(",") if term.strip()]
+    if not isinstance(value, list | tuple) or not all(isinstance(term, str) and term.strip() for term in value):
+        raise ConfigurationError(f"{where} must be a list of words or phrases")
+    return tuple(term.strip() for term in value)
 
 
 def _boolean(value: Any, where: str) -> bool:
@@ -290,6 +347,14 @@ _READ = {
     "offline": _boolean,
     "receipts": _one_of("keep", "off"),
     "state": _path,
+    "cascade": _one_of("auto", "offer", "off"),
+    "detect": _one_of("standard", "strict", "off"),
+    "deny": _terms,
+    "budget": _share(1.0),
+    "explore": _share(0.02),
+    "price": _share(1e6),
+    "decisions": _one_of("keep", "off"),
+    "learn": _one_of("keep", "off"),
 }
 if set(_READ) != {f.name for f in fields(Config)} - {"origin"}:  # pragma: no cover - a field without a reader
     raise AssertionError("every setting needs a reader")

@@ -7,14 +7,19 @@ turn. Nothing is written to disk unless ``save`` is called; labels are saved wit
 import json
 import os
 import secrets
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .compose import Labelled
+from .asked import Asked
+from .compose import Labelled, LabelledMessage, system_text
 from .errors import ConfigurationError
-from .routing.labels import LabelReason, Segment, derived
+from .routing.features import Conversation
+from .routing.labels import LabelReason, Segment
+from .routing.outgoing import accounted
 from .routing.policy import Mode
+from .routing.signals import Doubt
+from .routing.taint import derived, reloaded
 from .wire.types import MAX_SALT_BYTES, Message, Role, Route
 
 if TYPE_CHECKING:
@@ -33,31 +38,30 @@ PRIVATE_MODE = 0o600
 ROUTE_MODES = {Route.ON_DEVICE: Mode.ONLY_ON_DEVICE, Route.PRIVATE_CLOUD: Mode.ONLY_PRIVATE_CLOUD}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LabelledMessage:
-    """One message of a transcript as callers see it. source: what its label comes from, empty when it has no limit."""
-
-    role: str
-    content: str = field(repr=False)
-    max_route: str
-    source: str = ""
-
-
 @dataclass(slots=True, kw_only=True)
 class Transcript:
     """What has been said, with labels. Each turn is a tuple of messages, so that ``undo`` takes back a whole one.
 
     partition: names its cached context on the device.  cache_salt: names it to a node's prefix cache, inside the seal;
-    a new conversation, also one that was loaded, has another.
+    a new conversation, also one that was loaded, has another.  limited: the system text came from a file that gives it
+    no label to leave.  asked: the last question, also one that was taken back.
     """
 
     system: str | None = None
+    limited: bool = False
     turns: list[tuple[Labelled, ...]] = field(default_factory=list)
     routes: list[Route] = field(default_factory=list)
     pinned: Route | None = None
     partition: str = field(default_factory=lambda: secrets.token_hex(16))
     cache_salt: bytes = field(default_factory=lambda: secrets.token_bytes(MAX_SALT_BYTES), repr=False)
     last: "Reply | None" = None
+    asked: Asked | None = None
+
+    @property
+    def instructions(self) -> tuple[Labelled, ...]:
+        """The system text with its label."""
+        said = system_text(self.system)
+        return tuple(replace(s, segments=(_limited(s.message.content),)) for s in said) if self.limited else said
 
     @property
     def history(self) -> tuple[Labelled, ...]:
@@ -69,9 +73,20 @@ class Transcript:
         """The side the conversation is on; None before its first answer."""
         return self.routes[-1] if self.routes else None
 
-    def record(self, turn: "Turn") -> None:
-        """Take in a turn that ended, or was stopped after its answer had begun."""
+    @property
+    def doubt(self) -> Doubt | None:
+        """What is held against the last answer, which was shown all the same."""
+        return Doubt(code=self.last.doubt) if self.last and self.last.doubt else None
+
+    def around(self, text: str, *, rejected: bool) -> Conversation:
+        """Say what is around the next question. rejected: the last answer would not do."""
+        reask = self.asked.likeness(text) if self.asked else 0.0
+        return Conversation(turn=len(self.turns) + 1, reask=round(reask, 4), rejected=rejected)
+
+    def record(self, turn: "Turn", *, at: float) -> None:
+        """Take in a turn that ended, or was stopped after its answer had begun. at: Unix seconds."""
         self.last = turn.reply
+        self.asked = Asked(request_id=turn.request_id, text=turn.ask.question, at=at)
         if turn.decision is None or not turn.text:
             return
         answer = derived(turn.text, turn.context())
@@ -90,7 +105,7 @@ class Transcript:
 
     def clear(self) -> None:
         """Forget every turn; the system text and a pin stay."""
-        self.turns, self.routes, self.last = [], [], None
+        self.turns, self.routes, self.last, self.asked = [], [], None, None
         self.partition = secrets.token_hex(16)
         self.cache_salt = secrets.token_bytes(MAX_SALT_BYTES)
 
@@ -102,7 +117,8 @@ class Transcript:
         """Return everything needed to go on later. Cached context is not part of it."""
         turns = [[_saved(labelled) for labelled in turn] for turn in self.turns]
         routes = [str(route) for route in self.routes]
-        return {"format": FORMAT, "system": self.system, "turns": turns, "routes": routes}
+        limit = str(Route.ON_DEVICE if self.limited else Route.PRIVATE_CLOUD)
+        return {"format": FORMAT, "system": self.system, "system_max_route": limit, "turns": turns, "routes": routes}
 
     def take_over(self, data: Any) -> None:
         """Replace the conversation by a saved one. Text without a label is taken to be on_device.
@@ -115,12 +131,13 @@ class Transcript:
             turns = [tuple(_loaded(item) for item in turn) for turn in data["turns"]]
             routes = [Route(route) for route in data["routes"]]
             system = data["system"]
-        except (KeyError, TypeError, ValueError, IndexError):
+            limited = data.get("system_max_route") != Route.PRIVATE_CLOUD
+        except (KeyError, TypeError, ValueError, IndexError, AttributeError):
             raise ConfigurationError("this is not a saved conversation") from None  # the cause could hold text
         if len(turns) != len(routes) or not (system is None or isinstance(system, str)):
             raise ConfigurationError("this saved conversation is damaged")
         self.clear()
-        self.system, self.turns, self.routes = system, turns, routes
+        self.system, self.limited, self.turns, self.routes = system, limited, turns, routes
 
     def save(self, path: str | Path) -> None:
         """Write it to a file only its owner may read, whole or not at all."""
@@ -155,6 +172,7 @@ def _shown(labelled: Labelled) -> LabelledMessage:
         content=labelled.message.content,
         max_route=str(labelled.max_route),
         source=binding.source if binding else "",
+        segments=labelled.segments,
     )
 
 
@@ -178,15 +196,14 @@ def _loaded(item: dict[str, Any]) -> Labelled:
     if not isinstance(content, str):
         raise TypeError("content")
     segments = tuple(_segment(entry) for entry in item.get("segments", ()))
-    if not segments:
-        segments = (_limited(content),)
+    segments = accounted(content, segments) if segments else (_limited(content),)
     return Labelled(message=Message(role=Role(item["role"]), content=content), segments=segments)
 
 
 def _segment(entry: dict[str, Any]) -> Segment:
     if "max_route" not in entry:
         return _limited(entry["text"])
-    return Segment(
+    claimed = Segment(
         text=entry["text"],
         max_route=entry["max_route"],  # anything that is no route counts as on_device
         source=str(entry["source"]),
@@ -194,6 +211,7 @@ def _segment(entry: dict[str, Any]) -> Segment:
         kind=str(entry["kind"]),
         types=tuple(str(kind) for kind in entry["types"]),
     )
+    return reloaded(claimed)
 
 
 def _limited(text: str) -> Segment:
@@ -230,7 +248,7 @@ class _SessionState:
 
     @system.setter
     def system(self, text: str | None) -> None:
-        self._transcript.system = text
+        self._transcript.system, self._transcript.limited = text, False
 
     @property
     def pinned(self) -> Route | None:
@@ -255,8 +273,10 @@ class _SessionState:
 
     def _call(self, more: dict[str, Any]) -> dict[str, Any]:
         pinned = self._transcript.pinned
-        mode = more.pop("policy", None) or (ROUTE_MODES[pinned] if pinned else self._policy)
-        return {**more, "policy": mode, "transcript": self._transcript}
+        given = more.pop("policy", None)
+        if pinned and not given:
+            return {**more, "policy": ROUTE_MODES[pinned], "person": "pinned", "transcript": self._transcript}
+        return {**more, "policy": given or self._policy, "transcript": self._transcript}
 
 
 class AsyncSession(_SessionState):

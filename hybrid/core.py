@@ -1,172 +1,45 @@
 """One turn as a state machine: what happened goes in, what to do next comes out. No I/O.
 
-``Turn`` decides the route, folds what the route yields into
-events, and says what a failure means: an error, or, where mode and label allow it, a new decision with its own reason.
+``Turn`` decides the route, folds what the route yields into events, watches an answer of the device, and says what a
+failure or a doubt means: an error, or, where mode and label allow it, a new decision with its own reason.
 A failed hand-over is never a plaintext request and never a silent answer from elsewhere; nothing shown is ever
 replaced. A driver (``hybrid.aio``) performs the actions.
 """
 
 import dataclasses
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable
 
-from .compose import Ask, overflow
-from .errors import (
-    APIConnectionError,
-    APITimeoutError,
-    AttestationError,
-    ContextOverflowError,
-    GenerationCancelled,
-    GenerationError,
-    HandoffDeclined,
-    HybridError,
-    KeyExpiredError,
-    NodeAuthError,
-    NoRouteError,
-    OverloadedError,
-    PolicyError,
-    RateLimitError,
-    ServerError,
-    UnavailableError,
-)
-from .events import Done, Event, Handoff, NodeVerified, PromptProgress, Retry, RouteDecided, TextDelta, UsageUpdate
+from .actions import Action, AnswerHere, AnswerThere, Fail, Finish, Outcome, Show
+from .choice import Rules, decide_route, failure_word, without
+from .compose import Ask
+from .errors import GenerationCancelled, GenerationError, HybridError
+from .events import Done, Handoff, NodeVerified, PromptProgress, Retry, RouteDecided, TextDelta, UsageUpdate
 from .reply import Attempt, Egress, Reply, SourceUsed, Timing
-from .routing.complexity import Scorer
-from .routing.decide import LabelForbids, NoRoute, decide
+from .routing.cascade import After, Finding, Offer, check
+from .routing.complexity import NEAR, Score
 from .routing.decision import Decision
-from .routing.labels import Labels, Outgoing, Segment, Source, outgoing
-from .routing.policy import AboveCeiling, Mode, effective_mode
-from .routing.signals import RouteState, Signals
-from .wire.receipt import Receipt
-from .wire.types import Chunk, EngineTiming, FinishReason, GenerateRequest, Route, Usage
-
-# What a node's failure makes of its route, for the new decision. What is missing here never leads to another answer:
-# a forged, cut or malformed exchange, a refusal, an overflow.
-NODE_FAILURES: Mapping[type[HybridError], str] = {
-    AttestationError: "attestation_failed",
-    KeyExpiredError: "key_expired",
-    NodeAuthError: "node_auth",
-    OverloadedError: "node_overloaded",
-    RateLimitError: "quota_reached",
-    APITimeoutError: "node_timeout",
-    APIConnectionError: "node_unreachable",
-    ServerError: "node_error",
-    HandoffDeclined: "declined",
-}
-
-
-def node_failure(error: HybridError) -> str | None:
-    """Return the word for a failure of the node, None for an error that says nothing about it."""
-    return next((NODE_FAILURES[kind] for kind in type(error).__mro__ if kind in NODE_FAILURES), None)
-
-
-def mode_of_call(configured: Mode, asked: Mode | None, *, allow_relax: bool) -> Mode:
-    """Return the mode of one call. Raises PolicyError when it goes above the client's ceiling."""
-    try:
-        return effective_mode(configured, asked, allow_relax=allow_relax)
-    except AboveCeiling as error:
-        raise PolicyError(
-            f"the policy {error.asked} goes above the ceiling {error.ceiling} this client was given",
-            hint="ask under the ceiling, or give the client another policy",
-        ) from None
-
-
-def decide_route(ask: Ask, signals: Signals, scorer: Scorer) -> Decision:
-    """Decide who answers. Raises the public error where nobody may or can."""
-    signals = dataclasses.replace(signals, current_route=ask.current_route)
-    try:
-        return decide(ask.request, ask.labels, signals, ask.mode, scorer, threshold=ask.threshold)
-    except NoRoute as error:
-        raise no_route_error(error, signals) from None
-
-
-def no_route_error(error: NoRoute, signals: Signals) -> HybridError:
-    """Say why no route is left: a label against the mode, the context, or what is missing."""
-    if isinstance(error, LabelForbids):
-        return PolicyError(
-            f"{error.source} may not leave the device, and only the private cloud was to answer",
-            source=error.source,
-            label=error.label,
-            hint="ask without that source, or let the device answer",
-        )
-    windows = [w for r in Route if error.per_route.get(r) == "does_not_fit" and (w := signals.window(r))]
-    if windows:
-        return overflow(needed=error.needed_tokens, limit=max(windows))
-    wanted = [(route, code) for route, code in error.per_route.items() if code != "mode"]
-    reasons = ", ".join(f"{route.replace('_', ' ')}: {code.replace('_', ' ')}" for route, code in wanted)
-    kept = f"; {error.source} is limited to the device" if error.source else ""
-    fixes = (signals.availability.of(Route(route)).fix for route, _ in wanted)
-    return NoRouteError(
-        f"nobody can answer ({reasons}){kept}",
-        per_route=error.per_route,
-        hint=next((fix for fix in fixes if fix), "hybrid doctor says what is missing"),
-    )
-
-
-# --- what a driver is told ------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Show:
-    """Hand this event to the caller."""
-
-    event: Event
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AnswerHere:
-    """Run this on the device. wished: the sampling fields the caller named."""
-
-    request: GenerateRequest = field(repr=False)
-    wished: frozenset[str]
-    partition: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AnswerThere:
-    """Clear this at the gate, seal it, send it. request: without the turns in ``withheld``, which are names."""
-
-    request: GenerateRequest = field(repr=False)
-    labels: Labels = field(repr=False)
-    withheld: tuple[str, ...]
-    decision: Decision
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Fail:
-    """Raise this; nothing follows."""
-
-    error: HybridError
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Finish:
-    """The turn is over."""
-
-    reply: Reply
-
-
-Action = Show | AnswerHere | AnswerThere | Fail | Finish
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Outcome:
-    """What a driver knows when a route has ended well. Seconds; ``receipt`` on the private route only."""
-
-    model: str
-    receipt: Receipt | None = None
-    attest_s: float = 0.0
-    network_s: float = 0.0
+from .routing.labels import Labels, Segment, Source
+from .routing.log import eligible
+from .routing.outgoing import Outgoing, outgoing
+from .routing.signals import Doubt, Signals
+from .watch import Watch
+from .wire.types import Chunk, EngineTiming, FinishReason, Route, Usage
 
 
 class Turn:
-    """One turn from its decision to its reply. Call ``begin`` once, then feed it until ``Finish`` or ``Fail``."""
+    """One turn from its decision to its reply. Call ``begin`` once, then feed it until ``Finish`` or ``Fail``.
 
-    def __init__(self, ask: Ask, *, scorer: Scorer, request_id: str, now: Callable[[], float] = time.monotonic) -> None:
+    found, after: what the cascade made of the answer of the device, and what it saw, where it looked.
+    """
+
+    def __init__(self, ask: Ask, *, rules: Rules, request_id: str, now: Callable[[], float] = time.monotonic) -> None:
         self.ask = ask
         self.request_id = request_id
-        self._scorer = scorer
+        self.found: Finding | None = None
+        self.after: After | None = None
+        self._rules = rules
+        self._watch: Watch | None = None
         self._now = now
         self._started = self._route_started = now()
         self._first: float | None = None
@@ -179,6 +52,11 @@ class Turn:
         self.reply: Reply | None = None
 
     @property
+    def asked(self) -> str:
+        """What is asked in this turn, its sources included."""
+        return "\n".join(segment.text for segment in self._outgoing().turn)
+
+    @property
     def text(self) -> str:
         """What has been shown so far."""
         return "".join(self._text)
@@ -187,26 +65,36 @@ class Turn:
         """Decide, and say what to do first."""
         self._signals = signals
         try:
-            decision = decide_route(self.ask, signals, self._scorer)
+            decision = decide_route(self.ask, signals, self._rules)
         except HybridError as error:
             return self._fail(error)
         shown = Show(event=RouteDecided(decision=decision))
         return (shown, *self._switch(decision), *self._go(decision))
 
-    def take(self, item: Chunk | NodeVerified | Retry) -> tuple[Show, ...]:
-        """Fold one item of the answering route into events."""
+    def take(self, item: Chunk | NodeVerified | Retry) -> tuple[Action, ...]:
+        """Fold one item of the answering route into events; another route at their end takes over from this one."""
         if not isinstance(item, Chunk):
             return (Show(event=item),)
-        actions: tuple[Show, ...] = ()
+        actions: tuple[Action, ...] = ()
         if item.progress is not None:
             actions += (Show(event=PromptProgress(done=item.progress[0], total=item.progress[1])),)
-        if item.text:
-            self._first = self._now() if self._first is None else self._first
-            self._text.append(item.text)
-            actions += (Show(event=TextDelta(text=item.text)),)
         if item.finish_reason is not None or item.usage is not None:
             self._chunk = item
-        return actions
+        if self._watch is None:
+            return (*actions, *self._show(item.text))
+        return (*actions, *self._show(self._watch.take(item, self._now())), *self.look())
+
+    def look(self) -> tuple[Action, ...]:
+        """Look at the device's answer if that is due: show what was held back, or let the node answer instead."""
+        watch = self._watch
+        if watch is None or not watch.due(self._now()):
+            return ()
+        return self._judge(watch) or self._show(watch.release())
+
+    @property
+    def patience(self) -> float | None:
+        """Seconds after which to ``look`` although nothing came; None while there is no such limit."""
+        return self._watch.patience(self._now()) if self._watch else None
 
     def left(self, egress: Egress) -> None:
         """Note what has left the device. It stays in the reply whoever answers in the end."""
@@ -228,10 +116,10 @@ class Turn:
         if again is None:
             return self._fail(error)
         try:
-            decision = decide_route(self.ask, again, self._scorer)
+            decision = decide_route(self.ask, again, self._rules.settled)
         except HybridError:
             return self._fail(error)  # the first failure says more than the empty choice after it
-        return self._redirect(again, decision, error)
+        return self._redirect(again, decision, failure_word(error))
 
     def cancelled(self) -> GenerationCancelled:
         """Close the turn because its caller stopped it; the partial text stays readable."""
@@ -243,6 +131,50 @@ class Turn:
         return error
 
     # --- inside ---
+
+    def _show(self, text: str) -> tuple[Show, ...]:
+        if not text:
+            return ()
+        self._first = self._now() if self._first is None else self._first
+        self._text.append(text)
+        return (Show(event=TextDelta(text=text)),)
+
+    def _watched(self, decision: Decision) -> Watch | None:
+        """Watch an answer of the device that the node might have given; a close call is held back at first."""
+        rules = self._rules
+        if decision.route is not Route.ON_DEVICE or rules.after is None or rules.cascade == "off":
+            return None
+        if not eligible(decision):
+            return None
+        close = abs(decision.score - decision.threshold) <= NEAR and "explore" not in decision.codes
+        return Watch(self.asked, hold=close and rules.cascade == "auto")
+
+    def _judge(self, watch: Watch) -> tuple[Action, ...]:
+        """Say what a look at the answer leads to: nothing, or a new decision, from its beginning, and another route."""
+        decision, model = self.decision, self._rules.after
+        assert decision is not None and model is not None  # noqa: S101, PT018 - nothing is watched without them
+        after = self.after = watch.after
+        before = Score(value=decision.score, gain=decision.signals.get("gain"))
+        result = check(decision, before, after, model, self._rules.scorer)
+        doubt = Doubt(code=result.reason, score=result.score) if isinstance(result, Offer) else None
+        there = self._doubted(doubt) if doubt and watch.unseen else None
+        verdict = "escalated" if there else "offer" if doubt else "keep"
+        self.found = Finding(
+            verdict=verdict, score=result.score, reason=doubt.code if doubt else "", statistics=model.coarse(after)
+        )
+        if doubt is None or there is None:
+            return ()
+        self._close("Doubted", doubt.code)
+        self._chunk = Chunk()
+        return self._redirect(dataclasses.replace(self._signals, doubt=doubt), there, doubt.code)
+
+    def _doubted(self, doubt: Doubt) -> Decision | None:
+        """Decide again, from layer 1, with the same labels; None where the answer stays with the device."""
+        try:
+            again = decide_route(self.ask, dataclasses.replace(self._signals, doubt=doubt), self._rules.settled)
+        except HybridError:
+            return None
+        return again if again.route is Route.PRIVATE_CLOUD else None
 
     def _switch(self, decision: Decision) -> tuple[Action, ...]:
         """Announce that a conversation changes sides."""
@@ -260,14 +192,16 @@ class Turn:
         )
         return (Show(event=event),)
 
-    def _redirect(self, signals: Signals, decision: Decision, error: HybridError) -> tuple[Action, ...]:
-        failed = self.decision
+    def _redirect(self, signals: Signals, decision: Decision, reason: str) -> tuple[Action, ...]:
+        before = self.decision
         self._signals = signals
+        out, there = self._outgoing(), decision.route is Route.PRIVATE_CLOUD
         event = Handoff(
-            from_=str(failed.route) if failed else "",
+            from_=str(before.route) if before else "",
             to=str(decision.route),
-            reason=_reason_of(error),
-            sent=_names(self._outgoing().segments) if decision.route is Route.PRIVATE_CLOUD else (),
+            reason=reason,
+            sent=_names(out.segments) if there else (),
+            withheld=_names(out.withheld) if there else (),
             decision=decision,
         )
         return (Show(event=event), *self._go(decision))
@@ -275,10 +209,13 @@ class Turn:
     def _go(self, decision: Decision) -> tuple[Action, ...]:
         self.decision = decision
         self._route_started = self._now()
+        self._watch = self._watched(decision)
         if decision.route is Route.ON_DEVICE:
             return (AnswerHere(request=self.ask.request, wished=self.ask.wished, partition=self.ask.partition),)
         out = self._outgoing()
-        there = AnswerThere(request=out.request, labels=out.labels, withheld=_names(out.withheld), decision=decision)
+        there = AnswerThere(
+            request=out.request, labels=self.ask.labels, withheld=_names(out.withheld), decision=decision
+        )
         return (there,)
 
     def _outgoing(self) -> Outgoing:
@@ -288,16 +225,7 @@ class Turn:
         """Return the signals with the failed route closed; None where the failure must stay a failure."""
         if self.decision is None or self.ask.mode.only is not None:
             return None
-        here = self.decision.route is Route.ON_DEVICE
-        if here and not isinstance(error, UnavailableError | ContextOverflowError):
-            return None
-        if not here and node_failure(error) is None:
-            return None
-        state = RouteState(available=False, reason=_reason_of(error), fix=error.hint)
-        availability = dataclasses.replace(
-            self._signals.availability, **{"on_device" if here else "private_cloud": state}
-        )
-        return dataclasses.replace(self._signals, availability=availability)
+        return without(self._signals, self.decision.route, error)
 
     def _close(self, error: str, message: str = "") -> None:
         if self.decision is None:
@@ -334,6 +262,7 @@ class Turn:
             sources=tuple(_used(source) for source in self.ask.sources),
             max_route=self.context().strictest(),
             receipt=outcome.receipt,
+            cascade=self.found,
         )
 
     def context(self) -> Labels:
@@ -352,14 +281,6 @@ class Turn:
             attest=outcome.attest_s,
             network=outcome.network_s,
         )
-
-
-def _reason_of(error: HybridError) -> str:
-    if isinstance(error, UnavailableError):
-        return error.reason
-    if isinstance(error, ContextOverflowError):
-        return "does_not_fit"
-    return node_failure(error) or "node_error"
 
 
 def _names(segments: tuple[Segment, ...]) -> tuple[str, ...]:

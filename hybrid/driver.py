@@ -8,17 +8,26 @@ import contextlib
 import dataclasses
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from typing import TYPE_CHECKING
 
+from .actions import AnswerHere, AnswerThere, Outcome
 from .compose import Ask, estimate_tokens, settle_tokens
-from .core import AnswerHere, AnswerThere, Outcome, Turn
+from .core import Turn
 from .errors import APITimeoutError, UnavailableError
+from .estimate import Estimate, Load, estimate, waits
 from .exchange import Timeout
 from .handover import Handover, Item
 from .local import DeviceModel, mapped
 from .machine import machine_signals
+from .preview import Preview, would_send
+from .routing.decision import Decision
 from .routing.signals import Availability, RouteState, Signals
 from .settings import Settings, as_timeout, is_loopback
+from .speeds import SpeedBook, Stopwatch
 from .wire.types import Chunk, Engine, GenerateRequest, Route, Sampling
+
+if TYPE_CHECKING:
+    from .routing.screen import Screener
 
 NEAR_LIMIT = 0.25  # of a window: nearer than this an estimate is replaced by a count, where one is to be had
 
@@ -26,11 +35,12 @@ NEAR_LIMIT = 0.25  # of a window: nearer than this an estimate is replaced by a 
 class Driver:
     """The two routes of one client, made on first use."""
 
-    def __init__(self, settings: Settings, engine: Engine | None = None) -> None:
+    def __init__(self, settings: Settings, engine: Engine | None = None, *, screener: "Screener | None" = None) -> None:
         self.settings = settings
         self._given = engine
         self._device: DeviceModel | None = None
-        self.handover = Handover(settings)
+        self.handover = Handover(settings, screener=screener)
+        self.speeds = SpeedBook(settings.folder if engine is None else settings.state)
 
     def engine(self) -> Engine:
         """Return what answers on the device. Raises UnavailableError or ConfigurationError."""
@@ -48,14 +58,49 @@ class Driver:
         here = availability.on_device.available
         windows = (self.engine().context_size if here else None, self.handover.window)
         known = [window for window in windows if window]
-        tokens = settle_tokens(estimate_tokens(ask.request), known, await self._count(ask.request, known))
+        counted = await self._count(ask.request, known)
+        tokens = settle_tokens(estimate_tokens(ask.request), known, counted)
+        waiting = waits(self.estimates(ask, tokens, availability)) if self._given is None else (None, None)
         return dataclasses.replace(
             self._machine(),
             availability=availability,
             device_window=windows[0],
             cloud_window=windows[1],
             needed_tokens=tokens,
+            tokens_counted=counted is not None,
+            device_wait_s=waiting[0],
+            cloud_wait_s=waiting[1],
+            evidence_age_s=self.handover.evidence_age_s,
         )
+
+    def estimates(
+        self, ask: Ask, tokens: int, availability: Availability, *, wire_bytes: int = 0
+    ) -> tuple[Estimate, ...]:
+        """Say what each route that is set up would take, from what was seen of who answers there."""
+        load = Load(prompt_tokens=tokens, most_tokens=ask.sampling.max_tokens, wire_bytes=wire_bytes)
+        known = {route: self._answerer(route) for route in Route if availability.of(route).configured}
+        return tuple(
+            estimate(route, load, self.speeds.of(route, name), ready=ready, price=self.settings.price)
+            for route, (name, ready) in known.items()
+        )
+
+    def preview(self, ask: Ask, decision: Decision, signals: Signals) -> Preview:
+        """Put together what is known before anything is generated."""
+        there = decision.route is Route.PRIVATE_CLOUD
+        send = would_send(ask, leaves=there, node=self.settings.address, candidates=self.handover.candidates)
+        tokens = signals.needed_tokens or estimate_tokens(ask.request)
+        estimates = self.estimates(ask, tokens, signals.availability, wire_bytes=send.bytes_wire)
+        return Preview(decision=decision, would_send=send, estimates=estimates)
+
+    def _answerer(self, route: Route) -> tuple[str, bool]:
+        """Return the name under which a route's speed is kept, and whether it could answer without getting ready."""
+        if route is Route.PRIVATE_CLOUD:
+            return self.settings.address, self.handover.window is not None
+        try:
+            engine = self.engine()
+        except UnavailableError:
+            return "", False
+        return engine.model_id, bool(getattr(engine, "loaded", True))
 
     def availability(self, *, demanded: bool = False) -> Availability:
         """Say of each route whether it can answer, as last known. demanded: nothing but the node may answer."""
@@ -91,8 +136,14 @@ class Driver:
             route = self._here(action, limit)
         else:
             route = self.handover.answer(action, turn, limit)
+        where = Route.ON_DEVICE if isinstance(action, AnswerHere) else Route.PRIVATE_CLOUD
+        name, ready = self._answerer(where)
+        watch = Stopwatch(where, ready=ready, now=time.monotonic)
         async with contextlib.aclosing(route) as items:
             async for item in items:
+                watch.saw(item)
+                if isinstance(item, Outcome):
+                    await asyncio.to_thread(self.speeds.note, where, name, watch.speed(item))
                 yield item
 
     async def _here(self, action: AnswerHere, limit: Timeout | float | None) -> AsyncGenerator[Item, None]:

@@ -10,17 +10,22 @@ import secrets
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import InitVar, dataclass, field, replace
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from .errors import ConfigurationError, ContextOverflowError, HandoffDeclined, PolicyError
 from .plan import LENGTH_PREFIX_BYTES, EgressRecord, HandoffPlan, SentSegment, wire_estimate
 from .routing.decision import Decision
-from .routing.labels import Labels, Segment, cover, typed
+from .routing.labels import Labels, Segment, unlabelled
+from .routing.outgoing import cover, stop_strings
+from .routing.taint import examined
 from .trust.verify import VerifiedNode
 from .wire.codec import encode_request
 from .wire.constants import MAX_BODY_PLAIN_BYTES, MAX_INVOKE_BYTES
 from .wire.errors import Malformed, Oversized
 from .wire.types import GenerateRequest, Route
+
+if TYPE_CHECKING:
+    from .routing.screen import Screener
 
 __all__ = ["Cleared", "Consent", "Gate", "HandoffPlan"]
 
@@ -57,6 +62,7 @@ class Gate:
 
     on_handoff: ``always`` (configuring a node was the consent), ``never``, ``ask``, or a callback that gets the plan.
     ask: who is asked under ``ask``; nobody to ask means no.
+    screener: what examined the text before it was decided on, and examines it here again; None where labels are all.
     """
 
     def __init__(
@@ -64,6 +70,7 @@ class Gate:
         on_handoff: Consent = "always",
         *,
         ask: Callable[[HandoffPlan], bool] | None = None,
+        screener: "Screener | None" = None,
         now: Callable[[], float] = time.time,
     ) -> None:
         """Raise ConfigurationError for a consent that is none of the four."""
@@ -71,6 +78,7 @@ class Gate:
             raise ConfigurationError("on_handoff accepts 'always', 'ask', 'never' or a callable, and nothing else")
         self._on_handoff = on_handoff
         self._ask = ask
+        self._screener = screener
         self._now = now
         self._key = secrets.token_bytes(32)
         self._open: set[str] = set()
@@ -103,7 +111,7 @@ class Gate:
         Raises PolicyError when a label forbids it, ContextOverflowError when it is larger than any sealed request.
         """
         weakest = _weakest(nodes)
-        segments = _covered(request, labels, decision)
+        segments = self._judged(request, labels, decision)
         encoded = _sized(request, weakest)
         return HandoffPlan(
             id=secrets.token_hex(8),
@@ -162,10 +170,26 @@ class Gate:
         record = cleared.record
         if record.id not in self._open or len(data) > MAX_INVOKE_BYTES:
             raise PolicyError("these bytes were not cleared for leaving the device, or have left it before")
+        if not hmac.compare_digest(cleared.plan.binding, self._keyed(encode_request(cleared.request))):
+            raise PolicyError("the request was changed after it was cleared, so nothing was sent")
         self._open.discard(record.id)
         self._records[record.id] = replace(record, bytes_wire=len(data))
         self._bytes_sent += len(data)
         return data
+
+    def _judged(self, request: GenerateRequest, labels: Labels, decision: Decision) -> tuple[Segment, ...]:
+        """Return the segments these very words are made of. Raises PolicyError unless every one of them may leave."""
+        segments = tuple(self._examined(segment) for segment in _covered(request, labels, decision))
+        for segment in segments:
+            if not segment.may_leave:
+                raise _may_not_leave(segment)
+        return segments
+
+    def _examined(self, segment: Segment) -> Segment:
+        """Examine the text again. Text that is not what was labelled stays, whatever is found in it."""
+        if _digest(segment.text) != segment.digest:
+            return unlabelled(segment.text)
+        return segment if self._screener is None else examined(segment, self._screener)
 
     def _consent(self, plan: HandoffPlan) -> None:
         if self._on_handoff == "always":
@@ -239,28 +263,19 @@ def _weakest(nodes: Sequence[VerifiedNode]) -> VerifiedNode:
 
 
 def _covered(request: GenerateRequest, labels: Labels, decision: Decision) -> tuple[Segment, ...]:
-    """Return the segments these very words are made of. Raises PolicyError unless every one of them may leave."""
+    """Return the segments these very words are made of. Raises PolicyError for a decision that keeps them here."""
     if decision.route is not Route.PRIVATE_CLOUD:
         raise PolicyError("the decision keeps this request on the device")
-    messages = tuple(segment for parts in cover(request, labels) for segment in parts)
-    segments = (*messages, *(_stop_string(text, labels) for text in request.sampling.stop))
-    for segment in segments:
-        if not segment.may_leave or _digest(segment.text) != segment.digest:
-            raise PolicyError(
-                f"{segment.source} may not leave the device",
-                source=segment.source,
-                label=str(segment.max_route),
-                hint="answer it on the device, or leave that source out",
-            )
-    return segments
+    return (*(s for parts in cover(request, labels) for s in parts), *stop_strings(request, labels))
 
 
-def _stop_string(text: str, labels: Labels) -> Segment:
-    """Label words that end an answer: the caller's own, unless they stand in something that must stay."""
-    words = " ".join(text.split())
-    kept = (s for s in labels.segments if not s.may_leave and words and words in " ".join(s.text.split()))
-    bound = next(kept, None)
-    return replace(bound, text=text) if bound else typed(text, source="stop string")
+def _may_not_leave(segment: Segment) -> PolicyError:
+    return PolicyError(
+        f"{segment.source} may not leave the device",
+        source=segment.source,
+        label=str(segment.max_route),
+        hint="answer it on the device, or leave that source out",
+    )
 
 
 def _digest(text: str) -> bytes:

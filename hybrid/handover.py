@@ -9,9 +9,11 @@ import time
 from collections.abc import AsyncGenerator, Sequence
 from typing import TYPE_CHECKING
 
+from .actions import AnswerThere, Outcome
 from .breaker import Breaker
+from .choice import node_failure
 from .compose import estimate_tokens, overflow, settle_tokens
-from .core import AnswerThere, Outcome, Turn, node_failure
+from .core import Turn
 from .errors import HandoffDeclined, HybridError, UnavailableError
 from .events import NodeVerified, Retry
 from .exchange import Timeout
@@ -25,6 +27,7 @@ from .wire.types import Chunk, GenerateRequest
 
 if TYPE_CHECKING:
     from .remote import CloudEngine, CloudResult
+    from .routing.screen import Screener
 
 NO_NODE = RouteState(available=False, reason="no_node", fix="hybrid chat --local-node starts one of your own")
 OFFLINE = RouteState(available=False, reason="offline", fix="unset HYBRID_OFFLINE, or use a node on this machine")
@@ -35,8 +38,9 @@ Item = Chunk | NodeVerified | Retry | Outcome
 class Handover:
     """The private route of one client."""
 
-    def __init__(self, settings: Settings) -> None:
-        self.gate = Gate(settings.on_handoff)  # the one gate every byte made from a request passes
+    def __init__(self, settings: Settings, *, screener: "Screener | None" = None) -> None:
+        # the one gate every byte made from a request passes
+        self.gate = Gate(settings.on_handoff, screener=screener)
         self._settings = settings
         self._cloud: CloudEngine | None = None
         self._breaker = Breaker()
@@ -55,8 +59,26 @@ class Handover:
     @property
     def window(self) -> int | None:
         """Tokens of context of the node's model, None before it was verified."""
+        node = self._verified
+        return node.model.context_tokens if node else None
+
+    @property
+    def evidence_age_s(self) -> float | None:
+        """Seconds since the node in use made its evidence, or was verified where that says no time; None before."""
+        node = self._verified
+        return None if node is None else max(0.0, time.time() - (node.evidence_t0 or node.verified_at))
+
+    @property
+    def candidates(self) -> int:
+        """To how many nodes a request is sealed; at most so many before the nodes were verified."""
+        policy, held = self._settings.policy, self._cloud.directory.held if self._cloud else None
+        most = policy.candidates if policy else 1
+        return min(most, len(held.nodes)) if held else most
+
+    @property
+    def _verified(self) -> VerifiedNode | None:
         held = self._cloud.directory.held if self._cloud else None
-        return held.nodes[0].model.context_tokens if held else None
+        return held.nodes[0] if held else None
 
     async def nodes(self) -> Sequence[VerifiedNode]:
         """Verify the node and return what is known of it. Raises UnavailableError where it may not be asked."""

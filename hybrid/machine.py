@@ -33,7 +33,7 @@ def machine_signals(now: "Readings | None" = None) -> Signals:
         thermal=_thermal(now.thermal),
         memory=_memory(now.memory_pressure),
         offline=now.network is False or _failed(now.network),
-        metered=now.metered is True,
+        metered=now.metered is True or _failed(now.metered),
     )
 
 

@@ -4,6 +4,7 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .routing.cascade import Finding
     from .routing.decision import Decision
     from .wire.receipt import Receipt
     from .wire.types import FinishReason, Route, Usage
@@ -88,7 +89,10 @@ class SourceUsed:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reply:
-    """One answer and everything there is to know about how it came to be."""
+    """One answer and everything there is to know about how it came to be.
+
+    cascade: what was seen in an answer of the device while it came; None where nothing looked.
+    """
 
     text: str = field(repr=False)
     route: "Route"
@@ -103,20 +107,31 @@ class Reply:
     sources: tuple[SourceUsed, ...] = ()
     max_route: "Route"
     receipt: "Receipt | None" = field(default=None, repr=False)
+    cascade: "Finding | None" = None
+
+    @property
+    def doubt(self) -> str:
+        """Why this answer of the device is doubted although it stands; empty where it is not."""
+        return self.cascade.reason if self.cascade and self.cascade.verdict == "offer" else ""
 
     def __str__(self) -> str:
         """Return the text of the answer."""
         return self.text
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain values: the ten keys that are always there, then ``schema_version`` and extras."""
+        """Return plain values: the ten keys that are always there, then ``schema_version`` and extras.
+
+        What the cascade saw stands under ``decision.signals.cascade``, null where it did not look.
+        """
+        decision = self.decision.to_dict()
+        decision["signals"]["cascade"] = self.cascade.to_dict() if self.cascade else None
         return {
             "text": self.text,
             "route": str(self.route),
             "model": self.model,
             "finish_reason": str(self.finish_reason),
             "request_id": self.request_id,
-            "decision": self.decision.to_dict(),
+            "decision": decision,
             "usage": asdict(self.usage),
             "timing": self.timing.to_dict(),
             "egress": self.egress.to_dict() if self.egress else None,

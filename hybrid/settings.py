@@ -1,10 +1,11 @@
 """What a client was given, settled before anything is made from it."""
 
 import contextlib
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from ipaddress import ip_address
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol, get_args
 
 from .config import read_roots
 from .errors import ConfigurationError
@@ -17,8 +18,14 @@ from .wire.constants import MAX_TOKEN_BYTES
 if TYPE_CHECKING:
     from .config import Config
     from .exchange import Transport
+    from .routing.budget import Budget
 
 Receipts = Literal["keep", "off"]
+Keep = Literal["keep", "off"]
+Cascade = Literal["auto", "offer", "off"]
+Detect = Literal["standard", "strict", "off"]
+MOST_PRICE = 1e6
+MOST_EXPLORED = 0.02  # of close calls: more would cost answers for little knowledge (routing design C7)
 
 
 class NodeAddress(Protocol):
@@ -40,8 +47,13 @@ class Settings:
     trust: a policy, or a trust file; None looks the node up in the user's own.  node: an address, or the name of a
     deployment in that file.  node_token: the access key of a node that asks for one.
     node_ca: the authority of its TLS certificate, PEM or a file of it; None for the public ones.
-    receipts: whether answers leave a receipt file.  state: folder for those and for what is seen of the log; None is
-    the platform's, and none at all with a transport of one's own.
+    receipts: whether answers leave a receipt file.  state: folder for those, for what is seen of the log and for
+    decisions; None is the platform's, and none at all with a transport of one's own.
+    cascade: what a doubtful start of an answer on the device leads to.  detect: how much of text is recognised as
+    personal.  deny: words that never leave.  budget: share of requests that may go to the node, or a ``Budget``.
+    explore: share of close calls answered on the device to learn from.
+    price: of 1,000 tokens on the node, in a unit of one's own.  decisions: whether decisions are logged,
+    without content.  learn: whether questions are kept, encrypted, to learn from.
     policy: what the node must prove, once settled.  roots: PEM of the authority, once read.
     """
 
@@ -57,6 +69,14 @@ class Settings:
     offline: bool = False
     receipts: Receipts = "keep"
     state: Path | None = None
+    cascade: Cascade = "auto"
+    detect: Detect = "standard"
+    deny: tuple[str, ...] = field(default=(), repr=False)
+    budget: "float | Budget | None" = None
+    explore: float = 0.0
+    price: float | None = None
+    decisions: Keep = "keep"
+    learn: Keep = "off"
     transport: "Transport | None" = field(default=None, repr=False)
     policy: Policy | None = field(default=None, init=False)
     roots: bytes | None = field(default=None, init=False, repr=False)
@@ -65,8 +85,12 @@ class Settings:
         """Refuse a node without a key, and values that mean nothing. Raises ConfigurationError."""
         if self.max_retries < 0:
             raise ConfigurationError(f"max_retries must be 0 or more, got {self.max_retries}")
-        if self.receipts not in ("keep", "off"):
-            raise ConfigurationError("receipts accepts 'keep' or 'off' and nothing else")
+        for name, words in WORDS.items():
+            _check_word(name, getattr(self, name), words)
+        object.__setattr__(self, "deny", _terms(self.deny))
+        _check_share("budget", self.budget, 1.0)
+        _check_share("explore", self.explore, MOST_EXPLORED)
+        _check_share("price", self.price, MOST_PRICE)
         if len(self.node_token) > MAX_TOKEN_BYTES:
             raise ConfigurationError(f"an access key has at most {MAX_TOKEN_BYTES} bytes")
         as_timeout(self.timeout)
@@ -107,6 +131,33 @@ class Settings:
         if self.node is not None and not isinstance(self.node, str):
             return Policy.pinned(self.node.key)
         return trusted(self.node, self.trust) if isinstance(self.node, str) else None
+
+
+WORDS = {
+    "receipts": get_args(Receipts),
+    "cascade": get_args(Cascade),
+    "detect": get_args(Detect),
+    "decisions": get_args(Keep),
+    "learn": get_args(Keep),
+}
+"""Settings that are one of a few words."""
+
+
+def _check_word(name: str, value: object, words: tuple[str, ...]) -> None:
+    if value not in words:
+        said = ", ".join(repr(word) for word in words[:-1])
+        raise ConfigurationError(f"{name} accepts {said} or {words[-1]!r} and nothing else")
+
+
+def _terms(deny: Sequence[str]) -> tuple[str, ...]:
+    if isinstance(deny, str) or not all(isinstance(term, str) and term.strip() for term in deny):
+        raise ConfigurationError("deny takes a list of words or phrases, none of them empty")
+    return tuple(deny)
+
+
+def _check_share(name: str, value: object, most: float) -> None:
+    if isinstance(value, bool) or (isinstance(value, int | float) and not 0 <= value <= most):
+        raise ConfigurationError(f"{name} must lie between 0 and {most:g}, got {value}")
 
 
 def trusted(node: str, file: Path | None = None) -> Policy | None:

@@ -30,7 +30,7 @@ def write_private(path: Path, data: bytes) -> None:
     Raises ConfigurationError naming the folder when it can't be written.
     """
     try:
-        _make_private(path.parent)
+        make_private(path.parent)
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")  # 0600
         try:
             with os.fdopen(handle, "wb") as file:
@@ -49,7 +49,7 @@ def write_private(path: Path, data: bytes) -> None:
 def locked(path: Path) -> Iterator[None]:
     """Let one process at a time read, change and replace a file. Raises ConfigurationError when it can't be locked."""
     try:
-        _make_private(path.parent)
+        make_private(path.parent)
         handle = os.open(path.parent / f".{path.name}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, PRIVATE_FILE)
     except OSError as error:
         raise _unwritable(path.parent, error) from None
@@ -60,7 +60,7 @@ def locked(path: Path) -> Iterator[None]:
         os.close(handle)
 
 
-def _make_private(folder: Path) -> None:
+def make_private(folder: Path) -> None:
     """Make a folder and those above it that are missing; ``Path.mkdir`` would leave the latter open to others."""
     missing = [each for each in (folder, *folder.parents) if not each.exists()]
     for each in reversed(missing):

@@ -8,7 +8,7 @@ import pytest
 
 import device.errors
 import hybrid.errors
-from hybrid.core import NODE_FAILURES
+from hybrid.choice import NODE_FAILURES
 from hybrid.local import ROWS, mapped, public_error
 from hybrid.wire.errors import SealedCode, WireError
 

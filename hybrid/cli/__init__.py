@@ -6,12 +6,12 @@ Exit codes: 0 ok, 1 error, 2 usage, 3 refused by policy or person, 4 unavailable
 """
 
 import os
-from importlib import import_module
 from typing import Any
 
 import click
 
 from hybrid.cli.failures import guarded, misused
+from hybrid.cli.lazy import LazyGroup
 
 COMMANDS = {
     "ask": ("hybrid.cli.ask", "Answer one question."),
@@ -21,6 +21,8 @@ COMMANDS = {
     "list": ("hybrid.cli.list_", "List, show or remove models."),
     "verify": ("hybrid.cli.verify", "Show every check of a node, or of a receipt."),
     "trust": ("hybrid.cli.trust", "List, add or remove the deployments you trust."),
+    "logs": ("hybrid.cli.logs", "Show where questions were answered, and why."),
+    "eval": ("hybrid.cli.eval", "Judge the router, and fit it to what you do with it."),
     "doctor": ("hybrid.cli.doctor", "Check this machine and say what would make it better."),
 }
 EPILOG = """\b
@@ -29,28 +31,8 @@ git diff | hybrid "review this"
 hybrid chat --local-node   see both routes on one machine"""
 
 
-class LazyGroup(click.Group):
-    """A group whose commands load on use, and whose errors all end in one place."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        """Name every command, in the order of ``COMMANDS``."""
-        del ctx
-        return list(COMMANDS)
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """Load one command's module; None for a name that is no command."""
-        del ctx
-        if cmd_name not in COMMANDS:
-            return None
-        command = import_module(COMMANDS[cmd_name][0]).command
-        assert isinstance(command, click.Command)  # noqa: S101 - our own table
-        return command
-
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write the help rows from the table, so that help loads no command."""
-        del ctx
-        with formatter.section("Commands"):
-            formatter.write_dl([(name, sentence) for name, (_, sentence) in COMMANDS.items()])
+class Root(LazyGroup):
+    """The group of all commands: its errors all end in one place, and several words are a question."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Read the options before the command; what is wrong with them is said as everything else is."""
@@ -74,7 +56,7 @@ class LazyGroup(click.Group):
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run a command; its failures become a sentence, a hint and an exit code."""
-        ctx.exit(guarded(lambda: super(LazyGroup, self).invoke(ctx)))
+        ctx.exit(guarded(lambda: super(Root, self).invoke(ctx)))
 
 
 def _no_such_command(word: str) -> str:
@@ -94,7 +76,10 @@ def _show_version(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
 
 
 @click.group(
-    cls=LazyGroup, epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}
+    cls=Root,
+    table=COMMANDS,
+    epilog=EPILOG,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
 @click.option(
     "--version", is_flag=True, is_eager=True, expose_value=False, callback=_show_version,

@@ -1,7 +1,7 @@
 """One chat: reads, answers, obeys slash commands, until the person leaves."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from hybrid.cli.failures import EXIT_INTERRUPTED, report
 from hybrid.cli.models import STARTER_ID, STARTER_NOTE
@@ -22,6 +22,12 @@ if TYPE_CHECKING:
     from hybrid.routing.labels import Source
     from hybrid.wire.types import Route
 
+DOUBTS = {
+    "doubt": "this answer may be wrong",
+    "refusal_local": "the model on this device declined",
+    "unparseable": "this answer is not in the form that was asked for",
+    "repeat": "this answer goes round in circles",
+}
 LEAVE_HINT = "Ctrl-C again or Ctrl-D leaves"
 
 
@@ -98,17 +104,21 @@ class Conversation:
                 raise
             self._exit_code = report(error)
 
-    def answer(self, text: str, *, sources: "tuple[Source, ...] | None" = None, policy: str | None = None) -> None:
-        """Answer one question with the files given for it. Raises HybridError; what had arrived was shown."""
+    def answer(self, text: str, *, sources: "tuple[Source, ...] | None" = None, **how: Any) -> None:
+        """Answer one question with the files given for it. Raises HybridError; what had arrived was shown.
+
+        how: policy, person, again and cleared, as a session takes them.
+        """
         given = tuple(self.files) if sources is None else sources
         before = len(self.session.messages)
-        stream = self.session.stream(text, sources=given, policy=policy, **self.wish.sampling())
+        stream = self.session.stream(text, sources=given, **how, **self.wish.sampling())
         try:
             reply = run_turn(stream, Plain(stream=True), self.screen, verbose=self.wish.verbose)
         finally:
             self.asked = Asked(text=text, sources=given, recorded=len(self.session.messages) > before)
         self.files.clear()
         if reply is not None:
+            self._hint(reply)
             self._note_starter(reply)
         if self._lines.typed:
             talk()
@@ -119,6 +129,15 @@ class Conversation:
             return self._opening.client(Progress(self.screen)).context_size(route)
         except HybridError:
             return None
+
+    def _hint(self, reply: "Reply") -> None:
+        """Say which command would help: where an answer is doubted, or something found in the text kept it here."""
+        if not self.screen.tty:
+            return
+        if reply.doubt:
+            talk(f"hint: {DOUBTS[reply.doubt]}; /retry cloud asks the private cloud")
+        elif reply.decision.signals["privacy"]["by"] == "recognised":
+            talk("hint: /allow sends it all the same, where the decision would")
 
     def _note_starter(self, reply: "Reply") -> None:
         chosen = self.wish.model is not None

@@ -86,7 +86,7 @@ def open_client(
 
     on_handoff: replaces the configured consent.  phase: told what is being waited for.
     """
-    from hybrid.config import read_token
+    from hybrid.config import ROUTING, read_token
     from hybrid.settings import deciding
     from hybrid.trust.policy import Policy
 
@@ -112,6 +112,7 @@ def open_client(
             offline=settings.offline or None,
             receipts=settings.receipts,
             state=settings.state,
+            **{name: getattr(settings, name) for name in ROUTING},
         )
         stack.callback(client.close)
         yield client

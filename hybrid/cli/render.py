@@ -1,4 +1,4 @@
-"""What is said about an answer: the one-line badge, the decision in words, the live progress line.
+"""What is said about an answer: the one-line badge and the live progress line.
 
 Pure text from a ``Reply`` or a ``Decision``; ``Progress`` alone writes, and only to stderr. Nothing here holds
 prompt or answer text.
@@ -7,7 +7,7 @@ prompt or answer text.
 import time
 from collections.abc import Callable
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Self
 
 from hybrid.cli.terminal import CLEAR_LINE, Screen, safe, talk
 from hybrid.wire.types import Route
@@ -104,38 +104,6 @@ def _more(reply: "Reply") -> str:
         f"  queue {timing.queue:.2f} s  attest {timing.attest:.2f} s  network {timing.network:.2f} s"
         f"  total {timing.total:.2f} s  {reply.finish_reason}  {reply.request_id}{receipt}"
     )
-
-
-def decision_text(decision: "Decision", screen: Screen) -> str:
-    """Give a whole decision for people: route, score, every reason, what would change it, the signals."""
-    glyph, word, colour = KEPT if kept(decision) else PRIVATE_CLOUD if decision.route != Route.ON_DEVICE else ON_DEVICE
-    rows = [("route", screen.paint(f"{glyph} {word}", colour)), ("score", _score(decision))]
-    rows += [("because" if not i else "", f"{r.text}  [{r.layer}: {r.code}]") for i, r in enumerate(decision.reasons)]
-    other = decision.counterfactual
-    rows.append(("otherwise", other.text if other else "only one route is configured"))
-    rows += [("signals" if not i else "", line) for i, line in enumerate(_signals(decision.to_dict()["signals"]))]
-    return "\n".join(f"{name:<10} {safe(text) if name != 'route' else text}" for name, text in rows)
-
-
-def _score(decision: "Decision") -> str:
-    relation = "≥" if decision.score >= decision.threshold else "<"
-    return f"{decision.score:.2f} {relation} {decision.threshold:.2f} (higher asks for the larger model)"
-
-
-def _signals(signals: dict[str, Any]) -> list[str]:
-    return [f"{name} = {_flat(value)}" for name, value in signals.items() if value not in (None, {}, [], ())]
-
-
-def _flat(value: Any) -> str:
-    if isinstance(value, dict):
-        return ", ".join(f"{k} {_flat(v)}" for k, v in value.items() if v not in (None, [], (), ""))
-    if isinstance(value, list | tuple):
-        return ", ".join(_flat(item) for item in value) if not _is_pair(value) else f"{value[0]} {_flat(value[1])}"
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
-
-
-def _is_pair(value: list[Any] | tuple[Any, ...]) -> bool:
-    return len(value) == 2 and isinstance(value[0], str) and not isinstance(value[1], str)  # noqa: PLR2004
 
 
 class Progress:

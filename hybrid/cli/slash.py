@@ -2,10 +2,10 @@
 
 from dataclasses import dataclass
 from difflib import get_close_matches
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from hybrid.cli.decided import decision_text
 from hybrid.cli.prompt import read_files
-from hybrid.cli.render import decision_text
 from hybrid.cli.terminal import safe, talk
 from hybrid.errors import ConfigurationError
 from hybrid.wire.types import Route
@@ -13,7 +13,7 @@ from hybrid.wire.types import Route
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from hybrid.cli.conversation import Conversation
+    from hybrid.cli.conversation import Asked, Conversation
 
 ROUTES = {
     "on-device": Route.ON_DEVICE,
@@ -87,9 +87,23 @@ def _retry(chat: "Conversation", rest: str) -> None:
     asked = chat.asked
     if asked is None:
         raise ConfigurationError("there is nothing to ask again")
+    more = {"policy": ONLY[ROUTES[rest]], "person": "overridden"} if rest else {}
+    _ask_again(chat, asked, **more)
+
+
+def _allow(chat: "Conversation", rest: str) -> None:
+    del rest
+    asked = chat.asked
+    if asked is None:
+        raise ConfigurationError("there is no question to decide again")
+    _ask_again(chat, asked, cleared=("prompt", *(source.label for source in asked.sources)))
+
+
+def _ask_again(chat: "Conversation", asked: "Asked", **how: Any) -> None:
+    """Ask the last question again. Unless its labels were lifted, its answer would not do."""
     if asked.recorded:
         chat.session.undo()
-    chat.answer(asked.text, sources=asked.sources, policy=ONLY[ROUTES[rest]] if rest else None)
+    chat.answer(asked.text, sources=asked.sources, again="cleared" not in how, **how)
 
 
 def _undo(chat: "Conversation", rest: str) -> None:
@@ -161,6 +175,7 @@ COMMANDS = {
     "/route": Command(_route, "on-device|cloud|auto", "send every question to one place, or decide each"),
     "/why": Command(_why, "", "the whole decision behind the last answer, and what would have changed it"),
     "/retry": Command(_retry, "[cloud|device]", "ask the last question again"),
+    "/allow": Command(_allow, "", "lift what was recognised in the last question, and decide it again"),
     "/undo": Command(_undo, "", "take back the last question and its answer"),
     "/clear": Command(_clear, "", "forget the conversation"),
     "/tokens": Command(_tokens, "", "how much of the context is used"),

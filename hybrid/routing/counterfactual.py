@@ -36,10 +36,12 @@ def find(facts: Facts, route: Route) -> Counterfactual | None:
     target = Route.ON_DEVICE if route is Route.PRIVATE_CLOUD else Route.PRIVATE_CLOUD
     if not facts.signals.availability.of(target).configured:
         return None
-    changes = [change for bar in _BARS if (change := bar(facts, target))]
-    if not _leads_to(_after(facts, changes), target):
-        softer = _softer(_after(facts, changes), target)
-        changes.append(next(c for c in softer if _leads_to(_after(facts, (*changes, c)), target)))
+    if target is Route.ON_DEVICE:
+        facts = replace(facts, drawn=False)  # chance would keep it here too, and explains nothing
+    changes = _lifted(facts, target)
+    free = _after(facts, changes)
+    if not _leads_to(free, target):
+        changes.append(next(c for c in _softer(free, target) if _leads_to(c.apply(free), target)))
     changes = _needed(facts, changes, target)
     verb = "stay on the device" if target is Route.ON_DEVICE else "go to the private cloud"
     return Counterfactual(
@@ -49,6 +51,16 @@ def find(facts: Facts, route: Route) -> Counterfactual | None:
         after="+".join(c.after for c in changes),
         text=f"would {verb} " + " and ".join(c.words for c in changes),
     )
+
+
+def _lifted(facts: Facts, target: Route) -> list[Change]:
+    """Lift every bar, each looked at with those before it gone: fewer tokens may mean a lower score."""
+    changes: list[Change] = []
+    for bar in _BARS:
+        if change := bar(facts, target):
+            changes.append(change)
+            facts = change.apply(facts)
+    return changes
 
 
 def _needed(facts: Facts, changes: list[Change], target: Route) -> list[Change]:
@@ -68,7 +80,7 @@ def _after(facts: Facts, changes: Iterable[Change]) -> Facts:
 
 def _leads_to(facts: Facts, target: Route) -> bool:
     allowed = narrow(facts)
-    return target in allowed and choose(facts, allowed).route is target
+    return target in allowed and choose(facts, allowed) is target
 
 
 def _reading(field: str, value: Any) -> Callable[[Facts], Facts]:
@@ -83,6 +95,8 @@ def _label(facts: Facts, target: Route) -> Change | None:
     if facts.block is None or target is Route.ON_DEVICE:
         return None
     words = f"without the {facts.kind} source" if facts.kind else "if its text had a label that lets it leave"
+    if facts.block.code == "recognised":
+        words = "if a person let go what was found in it"
     return Change(
         what="label",
         before=Route.ON_DEVICE,
@@ -114,6 +128,14 @@ def _offline(facts: Facts, target: Route) -> Change | None:
         return None
     apply = _reading("offline", value=False)
     return Change(what="offline", before="true", after="false", words="with a network", apply=apply)
+
+
+def _stale(facts: Facts, target: Route) -> Change | None:
+    if not facts.signals.evidence_stale or target is Route.ON_DEVICE:
+        return None
+    age = f"{facts.signals.evidence_age_s:.0f} s"
+    apply = _reading("evidence_age_s", None)
+    return Change(what="evidence", before=age, after="fresh", words="once the node is verified again", apply=apply)
 
 
 def _quota_reached(facts: Facts, target: Route) -> Change | None:
@@ -156,15 +178,41 @@ def _full(facts: Facts, target: Route) -> Change | None:
     )
 
 
+def _budget(facts: Facts, target: Route) -> Change | None:
+    """Let through what the budget holds back. Low enough for a fixed threshold as for one with a margin."""
+    if facts.budget is None or target is Route.ON_DEVICE:
+        return None
+    value = max(0.0, _hundredths_below(facts.score.value - max(0.0, facts.margin)))
+    if facts.budget <= value:
+        return None
+    return Change(
+        what="budget",
+        before=f"{facts.budget:.4g}",
+        after=f"{value:.2f}",
+        words=f"with a larger budget, one that asks for {value:.2f} or less",
+        apply=lambda f: replace(f, budget=value),
+    )
+
+
+def _drawn(facts: Facts, target: Route) -> Change | None:
+    if not (facts.drawn and facts.explore) or target is Route.ON_DEVICE:
+        return None
+    words = "had it not been drawn to learn from"
+    return Change(what="explore", before="drawn", after="off", words=words, apply=lambda f: replace(f, drawn=False))
+
+
 _BARS: tuple[Callable[[Facts, Route], Change | None], ...] = (
     _label,
     _background,
     _availability,
     _offline,
+    _stale,
     _quota_reached,
     _tokens,
     _hot,
     _full,
+    _budget,
+    _drawn,
 )
 
 
@@ -188,7 +236,7 @@ def _mode(facts: Facts, mode: Mode) -> Change:
 
 def _threshold(facts: Facts, target: Route) -> Change:
     """Move the threshold just past the score, in hundredths; scores have four decimals."""
-    below = floor(facts.score.value * 100 + 1e-9) / 100
+    below = _hundredths_below(facts.score.value)
     value = below if target is Route.PRIVATE_CLOUD else round(below + 0.01, 2)
     side = "or lower" if target is Route.PRIVATE_CLOUD else "or higher"
     return Change(
@@ -198,6 +246,10 @@ def _threshold(facts: Facts, target: Route) -> Change:
         words=f"with a threshold of {value:.2f} {side}",
         apply=lambda f: replace(f, fixed_threshold=value),
     )
+
+
+def _hundredths_below(score: float) -> float:
+    return floor(score * 100 + 1e-9) / 100
 
 
 def _cheaper(facts: Facts, target: Route) -> Iterator[Change]:

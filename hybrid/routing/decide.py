@@ -1,5 +1,7 @@
 """``decide()``: privacy, availability, device state, complexity, in that order. The only maker of decisions."""
 
+from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -9,11 +11,17 @@ from .complexity import Score, Scorer
 from .counterfactual import find
 from .decision import Decision, Layer, Reason
 from .features import extract
-from .labels import OPEN_KINDS, PERSONAL_KINDS, LabelReason, Labels, Outgoing, Segment, outgoing
-from .layers import MAX_THRESHOLD, Facts, choose, narrow
+from .labels import OPEN_KINDS, PERSONAL_KINDS, LabelReason, Labels, Segment
+from .layers import MAX_THRESHOLD, Facts, choose, narrow, propensity
+from .outgoing import Outgoing, outgoing
 from .policy import Allowed, Mode
-from .signals import Signals
+from .reasons import reasons
+from .signals import TABLE, Signals
 
+POLICY = "policy-1"
+"""Version of the rules in these layers, as decisions name it."""
+
+MOST_EXPLORED = 0.02
 CHARS_PER_TOKEN = 4
 TOKENS_PER_MESSAGE = 4
 UNSCORED = Score(value=0.0)
@@ -50,42 +58,63 @@ def decide(
     model: Scorer,
     *,
     threshold: float | None = None,
+    budget: float | None = None,
+    explore: float = 0.0,
+    rng: Callable[[], float] | None = None,
 ) -> Decision:
     """Choose a route and say why. Same inputs, same decision; nothing is sent or read.
 
     threshold: 0..1.01, used as it is: prices and the conversation's side do not move it. None leaves it to the scorer.
-    Raises NoRoute, or its kind LabelForbids naming the source; ValueError for a threshold out of range.
+    budget: 0..1.01, the rank below which nothing may be sent for its difficulty alone; None is no budget.
+    explore: 0..0.02, share of the close calls for the node that the device answers instead, to learn from.  rng: draws
+    from [0, 1), called once at most; without it nothing is explored.
+    Raises NoRoute, or its kind LabelForbids naming the source; ValueError for a number out of range.
     """
-    if threshold is not None and not 0.0 <= threshold <= MAX_THRESHOLD:
-        raise ValueError(f"threshold must lie between 0 and {MAX_THRESHOLD}, got {threshold}")
+    _check_numbers(threshold, budget, explore)
     leaving, blocking, block = _label(request, labels)
     tokens = signals.needed_tokens or _estimate(request)
     rescore = partial(_score, model, _asked(request, leaving), signals)
     score = rescore(tokens)
+    explore = explore if rng else 0.0
     facts = Facts(
         block=block,
         kind=_kind(blocking) if blocking and blocking.why is LabelReason.SOURCE else "",
+        cleared=_cleared(leaving),
         mode=Mode(mode),
         signals=signals,
         score=score or UNSCORED,
         rescore=lambda needed: rescore(needed) or UNSCORED,
         scorer=model,
         fixed_threshold=threshold,
+        budget=budget,
+        explore=explore,
+        drawn=bool(explore and rng and rng() < explore),
         needed_tokens=tokens,
         size_bytes=sum(len(m.content) for m in request.messages),
     )
     allowed = narrow(facts)
     if not allowed.routes:
         raise _refusal(facts, allowed, blocking)
-    choice = choose(facts, allowed)
+    route = choose(facts, allowed)
+    why = reasons(facts, allowed, route)
     return Decision(
-        route=choice.route,
+        route=route,
         score=facts.score.value,
         threshold=facts.threshold,
-        reasons=choice.reasons if score else (*choice.reasons, _SCORE_FAILED),
-        signals=_shown(facts, blocking),
-        counterfactual=find(facts, choice.route),
+        reasons=why if score else (*why, _SCORE_FAILED),
+        signals={**_shown(facts, blocking), "propensity": propensity(facts, allowed)},
+        counterfactual=find(facts, route),
     )
+
+
+def _check_numbers(threshold: float | None, budget: float | None, explore: float) -> None:
+    for name, value, most in (
+        ("threshold", threshold, MAX_THRESHOLD),
+        ("budget", budget, MAX_THRESHOLD),
+        ("explore", explore, MOST_EXPLORED),
+    ):
+        if value is not None and not 0.0 <= value <= most:  # also refuses NaN
+            raise ValueError(f"{name} must lie between 0 and {most}, got {value}")
 
 
 # --- layer 1, the part that reads labels ------------------------------------------------------------------------------
@@ -121,6 +150,13 @@ def _block(segment: Segment) -> Reason:
     return Reason(code="label", layer=Layer.PRIVACY, text=text)
 
 
+def _cleared(leaving: Outgoing | None) -> tuple[str, ...]:
+    """Return the types of what was found in this request and a person let go; empty where nothing was."""
+    segments = leaving.segments if leaving else ()
+    found = {kind for s in segments if s.why is LabelReason.USER_CLEARED for kind in s.types}
+    return tuple(sorted(found))
+
+
 def _kind(segment: Segment) -> str:
     """Return the kind of a source if it is one of ours: a kind nobody knows could be anything."""
     return segment.kind if segment.kind in PERSONAL_KINDS | OPEN_KINDS else "text"
@@ -153,11 +189,18 @@ def _asked(request: GenerateRequest, leaving: Outgoing | None) -> str:
 
 
 def _score(model: Scorer, text: str, signals: Signals, tokens: int) -> Score | None:
-    """Score the turn; None when the scorer raises or leaves 0..1: it then counts as simple."""
+    """Score the turn; None when the scorer raises or leaves 0..1: it then counts as simple.
+
+    What part of an answer has shown counts for more than what the question had led to expect.
+    """
+    window, doubt = signals.device_window, signals.doubt
     try:
-        score = model.score(extract(text, context_tokens=tokens, window=signals.device_window))
+        features = extract(text, context_tokens=tokens, window=window, conversation=signals.conversation)
+        score = model.score(features)
     except Exception:  # noqa: BLE001 - weights come from outside; failing means staying on the device
         return None
+    if doubt and doubt.score is not None:
+        score = replace(score, value=doubt.score)
     return score if 0.0 <= score.value <= 1.0 else None
 
 
@@ -167,27 +210,48 @@ def _estimate(request: GenerateRequest) -> int:
 
 
 def _shown(facts: Facts, blocking: Segment | None) -> dict[str, Any]:
-    signals, score = facts.signals, facts.score
+    signals, score, prices = facts.signals, facts.score, facts.prices
     return {
         "privacy": {
             "max_route": str(Route.ON_DEVICE if facts.block else Route.PRIVATE_CLOUD),
             "by": str(blocking.why) if blocking else facts.block.code if facts.block else "",
             "source": blocking.source if blocking else "",
             "types": list(blocking.types) if blocking else [],
+            "cleared": list(facts.cleared),
         },
         "mode": str(facts.mode),
         "p_ok": score.p_ok,
         "gain": score.gain,
         "calibrated": facts.scorer.calibrated,
         "novelty": score.novelty,
-        "price": {"device": round(facts.prices.device_total, 4), "cloud": round(facts.prices.cloud_total, 4)},
+        "floor": facts.floor,
+        "price": {"device": round(prices.device_total, 4), "cloud": round(prices.cloud_total, 4)},
+        "terms": {"device": _terms(prices.device), "cloud": _terms(prices.cloud)},
+        "budget": _budget(facts),
         "top": [list(pair) for pair in score.top],
         "battery": signals.battery,
         "thermal": str(signals.thermal),
         "memory": str(signals.memory),
         "offline": signals.offline,
         "needed_tokens": facts.needed_tokens,
+        "tokens_counted": signals.tokens_counted,
         "evidence_age_s": signals.evidence_age_s,
         "model": facts.scorer.name,
-        "propensity": 1.0,
+        "versions": {
+            "policy": POLICY,
+            "model": facts.scorer.version,
+            "calibrator": "local" if facts.scorer.calibrated else "shipped",
+            "table": TABLE,
+        },
     }
+
+
+def _terms(terms: tuple[tuple[str, float], ...]) -> dict[str, float]:
+    """Return the terms of a price that cost something."""
+    return {name: round(value, 4) for name, value in terms if value}
+
+
+def _budget(facts: Facts) -> dict[str, float | None] | None:
+    if facts.budget is None:
+        return None
+    return {"threshold": facts.budget, "share": facts.signals.budget_share, "used": facts.signals.budget_used}

@@ -22,6 +22,7 @@ class Layer(StrEnum):
     AVAILABILITY = "availability"
     DEVICE = "device"
     COMPLEXITY = "complexity"
+    CASCADE = "cascade"
     PERSON = "person"
 
 

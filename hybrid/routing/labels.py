@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
-from hybrid.wire.types import GenerateRequest, Message, Role, Route
+from hybrid.wire.types import Route
 
 PERSONAL_KINDS = frozenset({"mail", "calendar", "contacts", "index"})
 """Kinds of source that stay on the device unless their owner says otherwise."""
@@ -18,8 +18,8 @@ PERSONAL_KINDS = frozenset({"mail", "calendar", "contacts", "index"})
 OPEN_KINDS = frozenset({"text", "file"})
 """Kinds of source that are not limited unless their owner says so."""
 
-PLACEHOLDER = "[An earlier turn was kept on the device.]"
-"""What the node sees in place of a message whose label keeps it on the device."""
+FRAME = "frame"
+"""The kind of a program's fixed words around content; recognisers pass them by."""
 
 
 class LabelReason(StrEnum):
@@ -34,6 +34,7 @@ class LabelReason(StrEnum):
     RECOGNISED = "recognised"
     PRIVACY_ERROR = "privacy_error"
     PRIVACY_TIMEOUT = "privacy_timeout"
+    USER_CLEARED = "user_cleared"
 
 
 def strictest(routes: Iterable[Route]) -> Route:
@@ -106,6 +107,12 @@ class Segment:
             return replace(self, types=tuple(sorted({*self.types, *types})))
         return replace(self, max_route=Route.ON_DEVICE, why=why, types=tuple(sorted({*self.types, *types})))
 
+    def cleared(self) -> "Segment":
+        """Return it as a person let it go. That takes off a recogniser's finding and nothing else; types stay."""
+        if self.why is not LabelReason.RECOGNISED:
+            return self
+        return replace(self, max_route=Route.PRIVATE_CLOUD, why=LabelReason.USER_CLEARED)
+
 
 def typed(text: str, *, source: str = "prompt") -> Segment:
     """Label words a person typed: not limited by where they came from."""
@@ -114,14 +121,13 @@ def typed(text: str, *, source: str = "prompt") -> Segment:
 
 def frame(text: str) -> Segment:
     """Label fixed words of a program around content: a heading, a separator, the system text of a template."""
-    return Segment(text=text, max_route=Route.PRIVATE_CLOUD, source="frame", why=LabelReason.FRAME, kind="frame")
+    return Segment(text=text, max_route=Route.PRIVATE_CLOUD, source=FRAME, why=LabelReason.FRAME, kind=FRAME)
 
 
 def from_source(source: Source) -> Segment:
-    """Label the text of a source with the source's limit."""
-    return Segment(
-        text=source.text, max_route=source.limit, source=source.label, why=LabelReason.SOURCE, kind=source.kind
-    )
+    """Label the text of a source with the source's limit. No source is a frame, whatever its kind is called."""
+    kind = "text" if source.kind == FRAME else source.kind
+    return Segment(text=source.text, max_route=source.limit, source=source.label, why=LabelReason.SOURCE, kind=kind)
 
 
 def unlabelled(text: str) -> Segment:
@@ -148,118 +154,3 @@ class Labels:
     def plus(self, *segments: Segment) -> "Labels":
         """Return these labels with more segments; labels are never taken away."""
         return Labels((*self.segments, *segments))
-
-
-def derived(text: str, context: Labels, *, source: str = "answer") -> Segment:
-    """Label something made from a context: it carries the strictest label of all of it, quoted or not.
-
-    context: every segment the maker saw, such as the labels of the whole request an answer was made from.
-    """
-    bound = context.binding()
-    origin = f"{source} made from {bound.source}" if bound else source
-    return Segment(text=text, max_route=context.strictest(), source=origin, why=LabelReason.DERIVED, kind="answer")
-
-
-def cover(request: GenerateRequest, labels: Labels) -> tuple[tuple[Segment, ...], ...]:
-    """Say of each message which segments it is made of.
-
-    Matches segment texts against the message from left to right, longest first and strictest among equals; only white
-    space may lie between them. From the first character no segment accounts for, the rest of the message is one
-    unlabelled segment. One tuple per message, in order.
-    """
-    known = sorted(
-        ((s.text.strip(), s) for s in (*labels.segments, frame(PLACEHOLDER))),
-        key=lambda pair: (-len(pair[0]), pair[1].may_leave),
-    )
-    whole: dict[str, Segment] = {}
-    for text, segment in known:
-        whole.setdefault(text, segment)
-    return tuple(_parts(m.content.strip(), whole, known) for m in request.messages)
-
-
-def _parts(content: str, whole: dict[str, Segment], known: list[tuple[str, Segment]]) -> tuple[Segment, ...]:
-    if not content:
-        return ()
-    if content in whole:
-        return (whole[content],)
-    parts: list[Segment] = []
-    at = 0
-    while at < len(content):
-        if content[at].isspace():
-            at += 1
-            continue
-        match = next(((t, s) for t, s in known if t and content.startswith(t, at)), None)
-        if match is None:
-            return (*parts, unlabelled(content[at:]))
-        parts.append(match[1])
-        at += len(match[0])
-    return tuple(parts)
-
-
-def forbidden(request: GenerateRequest, labels: Labels) -> tuple[Segment, ...]:
-    """Return every segment of exactly this request that may not leave the device; empty means all of it may."""
-    return tuple(s for parts in cover(request, labels) for s in parts if not s.may_leave)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Outgoing:
-    """What of a request the node would get to see.
-
-    request: messages whose label forbids the node replaced by `PLACEHOLDER`.  segments: what it is made of.
-    withheld: the segments that stay.  blocking: the segment without which the turn makes no sense and which may not
-    leave; while there is one, nothing may be sent.  turn: the segments of this turn, system text apart.
-    """
-
-    request: GenerateRequest
-    segments: tuple[Segment, ...]
-    withheld: tuple[Segment, ...]
-    blocking: Segment | None
-    turn: tuple[Segment, ...]
-
-    @property
-    def labels(self) -> Labels:
-        """The labels of what is sent: an answer made from it is labelled by these."""
-        return Labels(self.segments)
-
-
-def outgoing(request: GenerateRequest, labels: Labels) -> Outgoing:
-    """Work out what would be sent to the node: earlier turns may be withheld, this turn and system text may not.
-
-    This turn is every message after the last answer, so a source given in a message of its own belongs to it. So does
-    a restricted segment that is in no message: it stands for something the text alone does not show.
-    """
-    covered = cover(request, labels)
-    seen = {p.digest for parts in covered for p in parts}
-    start = _turn_start(request.messages)
-    messages: list[Message] = []
-    sent: list[Segment] = []
-    withheld: list[Segment] = []
-    blocking = next((s for s in labels.segments if not s.may_leave and s.digest not in seen), None)
-    for index, (message, parts) in enumerate(zip(request.messages, covered, strict=True)):
-        held = next((p for p in parts if not p.may_leave), None)
-        if held is None:
-            messages.append(message)
-            sent.extend(parts)
-            continue
-        if blocking is None and (index >= start or message.role is Role.SYSTEM):
-            blocking = held
-        messages.append(replace(message, content=PLACEHOLDER))
-        sent.append(frame(PLACEHOLDER))
-        withheld.extend(parts)
-    return Outgoing(
-        request=replace(request, messages=tuple(messages)),
-        segments=tuple(sent),
-        withheld=tuple(withheld),
-        blocking=blocking,
-        turn=tuple(
-            p
-            for message, parts in zip(request.messages[start:], covered[start:], strict=True)
-            for p in parts
-            if message.role is not Role.SYSTEM
-        ),
-    )
-
-
-def _turn_start(messages: tuple[Message, ...]) -> int:
-    answers = (i for i in range(len(messages) - 1, -1, -1) if messages[i].role is Role.ASSISTANT)
-    return next(answers, -1) + 1

@@ -12,7 +12,8 @@ from hybrid.wire.types import Route
 from .complexity import NEAR, Score, Scorer
 from .decision import Layer, Reason
 from .policy import Allowed, Mode
-from .signals import LEAVING, MemoryPressure, Prices, Signals, Thermal, prices
+from .signals import MemoryPressure, Prices, Signals, Thermal, prices
+from .wording import MISSING, MODES, place
 
 HYSTERESIS = 0.05
 """How much the threshold gives way to the side the conversation is on."""
@@ -26,18 +27,25 @@ class Facts:
     """All that the layers look at; text has become labels and numbers.
 
     block: why this turn may not leave, None when it may.  kind: the kind of the source that blocks.
+    cleared: types of what was found in this turn and a person let go.
     rescore: the score had the request needed another number of tokens.
-    fixed_threshold: the caller's own, used as it is.  needed_tokens: prompt plus room for an answer.
+    fixed_threshold: the caller's own, used as it is.  budget: the rank below which the budget lets nothing through.
+    explore: share of close calls to explore, 0 without randomness.  drawn: whether this is one, if it is a close call.
+    needed_tokens: prompt plus room for an answer.
     """
 
     block: Reason | None
     kind: str
+    cleared: tuple[str, ...] = ()
     mode: Mode
     signals: Signals
     score: Score
     rescore: Callable[[int], Score] = field(repr=False)
     scorer: Scorer = field(repr=False)
     fixed_threshold: float | None
+    budget: float | None = None
+    explore: float = 0.0
+    drawn: bool = False
     needed_tokens: int
     size_bytes: int
 
@@ -47,26 +55,49 @@ class Facts:
         return prices(self.signals, size_bytes=self.size_bytes, context_tokens=self.needed_tokens)
 
     @cached_property
+    def floor(self) -> float:
+        """The score from which the node pays by its prices alone, or the caller's own threshold."""
+        return self.scorer.threshold(self.prices.need) if self.fixed_threshold is None else self.fixed_threshold
+
+    @cached_property
     def threshold(self) -> float:
-        """The score from which the node is asked: prices, then a margin for the side the conversation is on."""
-        if self.fixed_threshold is not None:
-            return self.fixed_threshold
-        margin = {Route.ON_DEVICE: HYSTERESIS, Route.PRIVATE_CLOUD: -HYSTERESIS, None: 0.0}
-        base = self.scorer.threshold(self.prices.need) + margin[self.signals.current_route]
-        return round(min(MAX_THRESHOLD, max(0.0, base)), 4)
+        """The score from which the node is asked: prices or budget, then a margin for the conversation's side."""
+        return self._with_margin(self.floor if self.budget is None else max(self.floor, self.budget))
+
+    @property
+    def budget_binds(self) -> bool:
+        """Whether the budget alone keeps this from the node."""
+        return self.mode is Mode.AUTO and self._with_margin(self.floor) <= self.score.value < self.threshold
+
+    @property
+    def margin(self) -> float:
+        """How far the threshold gives way to the conversation's side. A doubted answer speaks for no side."""
+        current = self.signals.current_route
+        if self.fixed_threshold is not None or current is None:
+            return 0.0
+        if current is Route.PRIVATE_CLOUD:
+            return -HYSTERESIS
+        return 0.0 if self.signals.doubt else HYSTERESIS
 
     @property
     def complex(self) -> bool:
         """Whether the score reaches the threshold."""
         return self.score.value >= self.threshold
 
+    @property
+    def close(self) -> bool:
+        """Whether the score lies in the abstain band around the threshold."""
+        return abs(self.score.value - self.threshold) <= NEAR
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Choice:
-    """A route and its reasons, the binding one first."""
+    @property
+    def explorable(self) -> bool:
+        """Whether the device may answer this to learn from it: a close call that the node would get."""
+        return self.explore > 0 and self.mode is Mode.AUTO and self.complex and self.close
 
-    route: Route
-    reasons: tuple[Reason, ...]
+    def _with_margin(self, base: float) -> float:
+        if self.fixed_threshold is not None:
+            return base
+        return round(min(MAX_THRESHOLD, max(0.0, base + self.margin)), 4)
 
 
 def narrow(facts: Facts) -> Allowed:
@@ -88,8 +119,17 @@ def privacy(facts: Facts, allowed: Allowed) -> Allowed:
         allowed = allowed.without(Route.PRIVATE_CLOUD, reason)
     for route in Route:
         if facts.mode.only not in {None, route}:
-            allowed = allowed.without(route, _mode_reason(facts.mode))
+            allowed = allowed.without(route, of_mode(facts))
     return allowed
+
+
+def of_mode(facts: Facts) -> Reason:
+    """Return the mode as a reason: the person's own choice of a route, or a setting."""
+    only, person = facts.mode.only, facts.signals.person
+    if only is None or not person:
+        return Reason(code="mode", layer=Layer.PRIVACY, text=f"{facts.mode}: {MODES[facts.mode]}")
+    what = "this conversation" if person == "pinned" else "this question"
+    return Reason(code=person, layer=Layer.PERSON, text=f"a person chose {place(only)} for {what}")
 
 
 def availability(facts: Facts, allowed: Allowed) -> Allowed:
@@ -97,7 +137,8 @@ def availability(facts: Facts, allowed: Allowed) -> Allowed:
     for route in Route:
         code = _missing(facts, route)
         if code:
-            allowed = allowed.without(route, Reason(code=code, layer=Layer.AVAILABILITY, text=_why(facts, route, code)))
+            layer = Layer.PERSON if code == "declined" else Layer.AVAILABILITY
+            allowed = allowed.without(route, Reason(code=code, layer=layer, text=_why(facts, route, code)))
     return allowed
 
 
@@ -111,36 +152,18 @@ def _missing(facts: Facts, route: Route) -> str:
         return "offline"
     if not state.available:
         return state.reason or "unavailable"
+    if remote and signals.evidence_stale:
+        return "attestation_stale"
     if remote and signals.quota_left is not None and signals.quota_left <= 0:
         return "quota_reached"
     return "does_not_fit" if window is not None and facts.needed_tokens > window else ""
 
 
 def _why(facts: Facts, route: Route, code: str) -> str:
-    place = "the device" if route is Route.ON_DEVICE else "the private cloud"
     if code == "does_not_fit":
-        return f"about {facts.needed_tokens} tokens do not fit {place}'s {facts.signals.window(route)}"
-    return _CODE_TEXTS.get(code) or f"{place} cannot answer now: {code.replace('_', ' ')}"
-
-
-_CODE_TEXTS = {
-    "no_node": "no private cloud is set up",
-    "offline": "there is no network",
-    "node_unreachable": "the node cannot be reached",
-    "attestation_failed": "the node could not be verified",
-    "attestation_stale": "the node's evidence is too old",
-    "node_auth": "the node refuses this device's credentials",
-    "node_overloaded": "the node is busy",
-    "node_timeout": "the node took too long",
-    "node_error": "the node had a fault",
-    "key_expired": "the node's key had expired",
-    "policy_forbids": "handing over is switched off",
-    "quota_reached": "a limit of the node is reached",
-    "engine_missing": "the on-device engine is not installed",
-    "model_not_downloaded": "no model is on this device",
-    "not_enough_memory": "this device has too little memory for its model",
-    "declined": "a person declined to send this",
-}
+        counted = "" if facts.signals.tokens_counted else "about "
+        return f"{counted}{facts.needed_tokens:,} tokens do not fit {place(route)}'s {facts.signals.window(route):,}"
+    return MISSING.get(code) or f"{place(route)} cannot answer now: {code.replace('_', ' ')}"
 
 
 def device_state(facts: Facts, allowed: Allowed) -> Allowed:
@@ -156,96 +179,26 @@ def device_state(facts: Facts, allowed: Allowed) -> Allowed:
     return allowed
 
 
-def choose(facts: Facts, allowed: Allowed) -> Choice:
-    """Layer 4: take the preferred route where it is open, else the one that is. ``allowed`` must not be empty."""
-    wanted = facts.mode.preferred or (Route.PRIVATE_CLOUD if facts.complex else Route.ON_DEVICE)
-    route = wanted if wanted in allowed else allowed.routes[0]
-    other = Route.ON_DEVICE if route is Route.PRIVATE_CLOUD else Route.PRIVATE_CLOUD
-    binding = allowed.reason_against(other)
-    reasons: list[Reason] = []
-    if binding:
-        reasons.append(binding)
-        if binding.layer is Layer.AVAILABILITY and other is wanted:
-            reasons.append(_degraded(route))
-    elif facts.mode.preferred:
-        reasons.append(_mode_reason(facts.mode))
-    else:
-        reasons.extend(_price_reason(facts))
-    reasons.append(_complexity_reason(facts))
-    if not binding and facts.mode is Mode.AUTO and abs(facts.score.value - facts.threshold) <= NEAR:
-        reasons.append(Reason(code="near_threshold", layer=Layer.COMPLEXITY, text="a close call"))
-    return Choice(route=route, reasons=tuple(reasons))
+def wanted(facts: Facts) -> Route:
+    """Return the route that mode and score ask for, whatever is open."""
+    return facts.mode.preferred or (Route.PRIVATE_CLOUD if facts.complex else Route.ON_DEVICE)
 
 
-def _degraded(route: Route) -> Reason:
-    text = "quality may be lower" if route is Route.ON_DEVICE else "answered by the private cloud instead"
-    return Reason(code="degraded", layer=Layer.AVAILABILITY, text=text)
+def explores(facts: Facts, allowed: Allowed) -> bool:
+    """Tell whether the draw decides: a close call for the node, with the device open, too."""
+    return facts.explorable and len(allowed.routes) == len(Route)
 
 
-_MODE_TEXTS = {
-    Mode.PREFER_ON_DEVICE: "the device answers unless it cannot",
-    Mode.PREFER_PRIVATE_CLOUD: "the private cloud answers unless it may not or cannot",
-    Mode.ONLY_ON_DEVICE: "only the device may answer",
-    Mode.ONLY_PRIVATE_CLOUD: "only the private cloud may answer",
-}
+def choose(facts: Facts, allowed: Allowed) -> Route:
+    """Layer 4: take the wanted route where it is open, else the one that is. ``allowed`` must not be empty."""
+    if facts.drawn and explores(facts, allowed):
+        return Route.ON_DEVICE
+    best = wanted(facts)
+    return best if best in allowed else allowed.routes[0]
 
 
-def _mode_reason(mode: Mode) -> Reason:
-    return Reason(code="mode", layer=Layer.PRIVACY, text=f"{mode}: {_MODE_TEXTS[mode]}")
-
-
-def _price_reason(facts: Facts) -> tuple[Reason, ...]:
-    """Name the dearest term when prices or the conversation's side turned the comparison round."""
-    if facts.fixed_threshold is not None:
-        return ()
-    neutral = facts.scorer.threshold(LEAVING)
-    if facts.complex == (facts.score.value >= neutral):
-        return ()
-    terms = facts.prices.device if facts.complex else facts.prices.cloud
-    code, price = max((t for t in terms if t[0] != "leaving"), key=lambda term: term[1])
-    code = code if price > 0 else "conversation"
-    text = f"{_TERM_TEXTS[code]} moved the threshold from {neutral:.2f} to {facts.threshold:.2f}"
-    return (Reason(code=code, layer=Layer.DEVICE, text=text),)
-
-
-_TERM_TEXTS = {
-    "waiting": "the expected wait",
-    "battery": "the battery",
-    "heat": "the heat of the device",
-    "memory": "the memory in use",
-    "link": "the metered link",
-    "cost": "the cost",
-    "quota": "the quota",
-    "conversation": "the side the conversation is on",
-}
-
-_TOP_TEXTS = {
-    "lines": "many lines",
-    "numbers": "numbers",
-    "operators": "operators",
-    "code_marks": "code",
-    "maths_marks": "mathematics",
-    "options": "options to choose from",
-    "questions": "several questions",
-    "asks": "several questions",
-    "steps": "several steps",
-    "constraints": "constraints",
-    "items": "several parts",
-    "output": "a long answer",
-    "context": "much context",
-}
-
-
-def _complexity_reason(facts: Facts) -> Reason:
-    score, threshold = facts.score.value, facts.threshold
-    if not facts.complex:
-        text = f"a simple request; score {_shown(score, threshold)} < {_shown(threshold, score)}"
-        return Reason(code="simple", layer=Layer.COMPLEXITY, text=text)
-    names = [_TOP_TEXTS[name] for name, _ in facts.score.top if name in _TOP_TEXTS]
-    text = f"{', '.join(dict.fromkeys(names)) or 'long'}; score {_shown(score, threshold)} ≥ {_shown(threshold, score)}"
-    return Reason(code="complex", layer=Layer.COMPLEXITY, text=text)
-
-
-def _shown(number: float, beside: float) -> str:
-    """Write with two decimals, and with four where two would hide a difference."""
-    return f"{number:.2f}" if f"{number:.2f}" != f"{beside:.2f}" else f"{number:.4f}"
+def propensity(facts: Facts, allowed: Allowed) -> float:
+    """Return the probability with which these facts lead to the route they led to."""
+    if not explores(facts, allowed):
+        return 1.0
+    return facts.explore if facts.drawn else round(1.0 - facts.explore, 6)

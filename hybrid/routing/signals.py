@@ -8,8 +8,15 @@ is offline. ``critical`` values are for real readings only: they are hard rules.
 from dataclasses import dataclass
 from enum import StrEnum
 from itertools import pairwise
+from typing import Literal
 
 from hybrid.wire.types import Route
+
+from .features import Conversation
+
+ALONE = Conversation()
+TABLE = "prices-1"
+"""Version of the table of prices below, as decisions name it."""
 
 
 class Thermal(StrEnum):
@@ -64,14 +71,34 @@ class Availability:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Doubt:
+    """What the cascade holds against an answer of the device.
+
+    code: ``doubt``, ``refusal_local``, ``unparseable`` or ``repeat``.  score: what the request scores now that part of
+    an answer is known, 0..1, for deciding this turn again; None where the answer stands and the next turn begins.
+    """
+
+    code: str
+    score: float | None = None
+
+
+Person = Literal["", "pinned", "overridden"]
+"""Whether a person chose the route: for the whole conversation, for this turn, or not at all."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Signals:
     """Everything besides text and labels that a decision may look at.
 
     battery, quota_left: 0..1.  device_wait_s, cloud_wait_s: expected seconds to the end of the answer; pass both or
     neither, None is unknown and neutral.  cost: of this request on the node, in units of one right answer.
-    device_window, cloud_window: context sizes in tokens.  needed_tokens: prompt plus reserved answer, counted; None
-    lets the router estimate.  current_route: the side the conversation is on, None in its first turn.
-    background: the program asked, not the person.  evidence_age_s: age of the verified evidence, shown only.
+    device_window, cloud_window: context sizes in tokens.  needed_tokens: prompt plus reserved answer; None lets the
+    router estimate.  tokens_counted: whether that is a count, not an estimate.
+    current_route: the side the conversation is on, None in its first turn.  conversation: what is around the question.
+    doubt: what was held against the last answer of the device, or against the one under way.
+    person: whether the mode is a person's choice of a route.  background: the program asked, not the person.
+    evidence_age_s, evidence_limit_s: age of the verified evidence and how old it may be; None is not verified yet, or
+    no limit.  budget_share, budget_used: 0..1, the share of requests that may go to the node, and that went; shown.
     """
 
     availability: Availability = Availability()
@@ -89,9 +116,23 @@ class Signals:
     device_window: int | None = None
     cloud_window: int | None = None
     needed_tokens: int | None = None
+    tokens_counted: bool = False
     current_route: Route | None = None
+    conversation: Conversation = ALONE
+    doubt: Doubt | None = None
+    person: Person = ""
     background: bool = False
     evidence_age_s: float | None = None
+    evidence_limit_s: float | None = None
+    budget_share: float | None = None
+    budget_used: float | None = None
+
+    @property
+    def evidence_stale(self) -> bool:
+        """Whether the verified evidence is older than it may be; an age that is no number counts as older."""
+        if self.evidence_age_s is None or self.evidence_limit_s is None:
+            return False
+        return not self.evidence_age_s <= self.evidence_limit_s
 
     def window(self, route: Route) -> int | None:
         """Return the context size of a route in tokens, None when unknown."""
@@ -131,6 +172,7 @@ METERED, METERED_PER_BYTE = 0.05, 0.02 / 100_000
 QUOTA_CURVE = ((0.0, 0.20), (0.20, 0.0))
 LEAVING = 0.02
 SWITCH, SWITCH_PER_TOKEN = 0.03, 0.01 / 1000
+HOMECOMING = LEAVING / 2  # at most: at equal merit a conversation comes back to the device
 
 
 def prices(signals: Signals, *, size_bytes: int, context_tokens: int) -> Prices:
@@ -147,7 +189,7 @@ def prices(signals: Signals, *, size_bytes: int, context_tokens: int) -> Prices:
             ("battery", battery + (LOW_POWER if signals.low_power else 0.0)),
             ("heat", THERMAL_PRICE[signals.thermal]),
             ("memory", MEMORY_PRICE[signals.memory]),
-            ("conversation", switch if current == Route.PRIVATE_CLOUD else 0.0),
+            ("conversation", min(HOMECOMING, switch) if current == Route.PRIVATE_CLOUD else 0.0),
         ),
         cloud=(
             ("leaving", LEAVING),

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 
 from hybrid.compose import overflow
-from hybrid.wire.types import Chunk, EngineTiming, FinishReason, GenerateRequest, Usage
+from hybrid.wire.types import Chunk, EngineTiming, FinishReason, GenerateRequest, TokenSignals, Usage
 
 PIECES = re.compile(r"\S+\s*|\s+")
 
@@ -18,14 +18,15 @@ class Wait:
     seconds: float
 
 
-Step = str | Wait | Exception
+Step = str | Wait | TokenSignals | Exception
 Line = Step | Sequence[Step] | Callable[[GenerateRequest], str]
 
 
 class FakeEngine:
     """Answers with what its script says, a word a token, in the order it is asked; the last line repeats.
 
-    A line is a text, an exception to raise, a list of texts, pauses and exceptions, or a function of the request.
+    A line is a text, an exception to raise, a function of the request, or a list of texts, pauses, exceptions and
+    token signals, which say how sure the model was of the words so far.
     running: requests under way now.  requests, partitions: what it was asked, in order.  One word is one token here.
     """
 
@@ -82,6 +83,9 @@ class FakeEngine:
             if isinstance(step, Wait):
                 await asyncio.sleep(step.seconds)
                 continue
+            if isinstance(step, TokenSignals):
+                yield Chunk(signals=step)
+                continue
             for piece in PIECES.findall(step):
                 if not left:
                     yield _last(FinishReason.LENGTH, needed, request.sampling.max_tokens)
@@ -95,7 +99,7 @@ class FakeEngine:
 def _steps(request: GenerateRequest, line: Line) -> Sequence[Step]:
     if callable(line):
         return (line(request),)
-    return (line,) if isinstance(line, str | Wait | Exception) else line
+    return (line,) if isinstance(line, str | Wait | TokenSignals | Exception) else line
 
 
 def _last(finish: FinishReason, read: int, written: int) -> Chunk:

@@ -29,17 +29,6 @@ def test_json_of_a_hand_over_says_what_left() -> None:
     assert [s["source"] for s in egress["segments"]] == ["prompt"]
 
 
-def test_explain_json_is_the_decision_and_agrees_with_what_ask_does() -> None:
-    for question in ("What is the capital of France?", COMPLEX):
-        scene = node_scene()
-        assert scene.node is not None
-        decision = json.loads(invoke(scene, "explain", "--json", question).stdout)
-        assert set(decision) == SIX
-        assert (scene.node.contacts, scene.device.requests) == (0, [])
-        asked = json.loads(invoke(scene, "ask", "--json", question).stdout)["decision"]
-        assert (asked["route"], asked["score"]) == (decision["route"], decision["score"])
-
-
 def test_a_failure_under_json_keeps_the_partial_text_and_its_exit_code() -> None:
     result = invoke(node_scene("cut_stream"), "ask", "--json", "--private-cloud", "A question")
     value = json.loads(result.stdout)

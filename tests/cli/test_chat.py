@@ -133,3 +133,24 @@ def test_every_slash_command_of_the_help_exists_and_says_something() -> None:
         result = CliRunner().invoke(main, ["chat"], input=f"{command}\n", obj=SCENES["talk"]().doors)
         assert result.stderr.strip(), command
         assert result.stdout == "", command
+
+
+def test_allow_lifts_what_was_recognised_in_the_last_question_and_nothing_else(own_world: Path) -> None:
+    asked = f"{COMPLEX} Write to anna.smith@example.org about it."
+    kept, lifted = node_scene(), node_scene()
+    for scene, lines in ((kept, asked), (lifted, f"{asked}\n/allow")):
+        result = CliRunner().invoke(main, ["chat"], input=f"{lines}\n", obj=scene.doors)
+        assert result.stdout.startswith("Paris is the capital.\n")
+        assert scene.node is not None
+        assert len(scene.node.sealed) == (scene is lifted)
+    mail = node_scene()
+    CliRunner().invoke(main, ["chat", "-f", "mail.eml"], input=f"{COMPLEX}\n/allow\n", obj=mail.doors)
+    assert mail.node is not None
+    assert mail.node.sealed == []  # a source's own label can't be lifted
+
+
+def test_retry_in_the_cloud_is_a_person_s_choice(own_world: Path) -> None:
+    scene = node_scene()
+    result = CliRunner().invoke(main, ["chat"], input="hello\n/retry cloud\n/why\n", obj=scene.doors)
+    assert result.stdout == "Paris is the capital.\nA plan in four steps.\n"
+    assert "overridden" in result.stderr

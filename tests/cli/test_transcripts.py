@@ -17,8 +17,9 @@ VARIES = (
     (re.compile(r"\b\d+\.\d\d s\b"), "0.00 s"),
     (re.compile(r"\b[0-9a-f]{16}\b"), "0123456789abcdef"),
     (re.compile(r"\+[0-9a-f]{8}\b"), "+01234567"),
-    (re.compile(r"\b0\.\d\d\b(?! s)"), "0.nn"),  # scores and prices are the router's business
-    (re.compile(r"^(.*\b(?:top|price|needed_tokens|battery|memory|thermal) = ).*$", re.MULTILINE), r"\g<1>…"),
+    (re.compile(r"\b0\.\d{2,4}\b(?! s)"), "0.nn"),  # scores and prices are the router's business
+    (re.compile(r"(request), judged by [^;]*;"), r"\1;"),
+    (re.compile(r"^((?:! )?(?:judged by|expected|price|machine|decided by) +).*$", re.MULTILINE), r"\g<1>…"),
 )
 
 

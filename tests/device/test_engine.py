@@ -12,7 +12,7 @@ import pytest
 from device.engine import MLXEngine
 from device.errors import BadRequest, ContextOverflow, EngineClosed
 from device.options import EngineOptions
-from hybrid.wire.types import Engine, FinishReason, GenerateRequest
+from hybrid.wire.types import Chunk, Engine, FinishReason, GenerateRequest
 
 from .conftest import SYSTEM
 from .support import PROMPTS, Reference, ask, ask_all, collect, request
@@ -103,6 +103,51 @@ def test_signals_are_those_of_the_plain_model(engine: MLXEngine, reference: Refe
     assert signals.margin_first == pytest.approx(top[0] - top[1], abs=1e-4)
     assert signals.entropy_first == pytest.approx(-sum(share * math.log(share) for share in shares), abs=1e-4)
     assert min(abs(signals.lp_first - math.log(share)) for share in shares) < 1e-4  # type: ignore[operator]
+
+
+def test_signals_are_the_model_s_own_also_where_a_penalty_changes_its_scores(
+    engine: MLXEngine, reference: Reference
+) -> None:
+    ids = engine._framer.ids(request("quick fox"))
+    answer = ask(engine, "quick fox", repetition_penalty=1.8, max_tokens=24)
+    written, lps = [], []
+    core, penalty = reference.core, _penalty(1.8)
+    for _ in range(24):
+        scores = reference.model(core.array([ids + written]))[:, -1, :]
+        own, changed = _normal(core, scores), _normal(core, penalty(core.array(ids + written), scores))
+        token = int(core.argmax(changed, axis=-1).item())
+        lps.append((float(own[0, token].item()), float(changed[0, token].item())))
+        written.append(token)
+    signals = answer.last.signals
+    assert signals is not None
+    assert answer.text == reference.text(written)
+    assert signals.lp_first == pytest.approx(lps[0][0], abs=1e-3)
+    assert signals.lp_min == pytest.approx(min(own for own, _ in lps), abs=1e-3)
+    assert abs(min(own for own, _ in lps) - min(changed for _, changed in lps)) > 0.01  # or it would prove nothing
+
+
+def _normal(core: Any, scores: Any) -> Any:
+    return scores - core.logsumexp(scores, axis=-1, keepdims=True)
+
+
+def _penalty(by: float) -> Callable[[Any, Any], Any]:
+    from mlx_lm.sample_utils import make_repetition_penalty
+
+    made: Callable[[Any, Any], Any] = make_repetition_penalty(by, 20)
+    return made
+
+
+@pytest.mark.parametrize("length", [1, 3, 31, 32, 40])
+def test_signals_come_early_enough_for_a_look_at_the_start(engine: MLXEngine, length: int) -> None:
+    async def chunks() -> list[Chunk]:
+        return [chunk async for chunk in engine.generate(request("quick fox", max_tokens=length))]
+
+    known = [chunk.signals for chunk in asyncio.run(chunks()) if chunk.signals]
+    assert known[-1].lp_min is not None
+    assert known[0].margin_first == known[-1].margin_first
+    assert known[0].entropy_first is not None
+    if length > 32:
+        assert len(known) > 1  # not at the end alone
 
 
 def test_a_stop_string_ends_the_answer_and_is_not_shown(engine: MLXEngine) -> None:

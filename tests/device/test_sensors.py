@@ -25,6 +25,7 @@ class Machine:
             "thermal": Thermal.NOMINAL,
             "memory_pressure": Pressure.NORMAL,
             "network": True,
+            "metered": False,
             **values,
         }
         self.asked: list[str] = []
@@ -40,7 +41,7 @@ class Machine:
         return reader
 
 
-NAMES = ("battery_percent", "on_mains", "low_power", "thermal", "memory_pressure", "network")
+NAMES = ("battery_percent", "on_mains", "low_power", "thermal", "memory_pressure", "network", "metered")
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -70,10 +71,6 @@ def test_asking_again_within_a_second_asks_the_machine_once_and_for_heat_every_f
     assert machine.asked.count("thermal") == 2
 
 
-def test_metered_is_unknown_until_it_is_read() -> None:
-    assert isinstance(Sensors(Machine()).read().metered, Unknown)
-
-
 # -- Linux
 
 
@@ -84,6 +81,61 @@ def tree(root: Path, **files: str) -> Linux:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
     return Linux(root)
+
+
+SUPPLY = "sys__class__power_supply__"
+
+
+def battery(name: str = "BAT0", *, status: str = "Discharging", capacity: int = 80, **more: str) -> dict[str, str]:
+    """The files of one battery, as the kernel writes them."""
+    files = {"type": "Battery\n", "status": f"{status}\n", "capacity": f"{capacity}\n", "present": "1\n", **more}
+    return {f"{SUPPLY}{name}__{file}": text for file, text in files.items()}
+
+
+def mains(online: int, kind: str = "Mains") -> dict[str, str]:
+    return {f"{SUPPLY}AC__type": kind, f"{SUPPLY}AC__online": f"{online}\n"}
+
+
+@pytest.mark.parametrize(
+    ("status", "plugged", "expected"),
+    [
+        ("Discharging", mains(0), False),
+        ("Discharging", {}, False),
+        ("Charging", mains(1), True),
+        ("Charging", {}, True),
+        ("Full", {}, True),
+        ("Not charging", {}, True),
+        ("Discharging", mains(1), True),
+        ("Discharging", mains(1, "USB"), True),
+    ],
+)
+def test_a_laptop_knows_its_charge_and_whether_it_is_plugged_in(
+    tmp_path: Path, status: str, plugged: dict[str, str], expected: bool
+) -> None:
+    machine = tree(tmp_path, **battery(status=status, capacity=34), **plugged)
+    assert (machine.battery_percent(), machine.on_mains()) == (34.0, expected)
+
+
+def test_a_battery_that_does_not_say_whether_it_charges_is_unknown(tmp_path: Path) -> None:
+    assert isinstance(tree(tmp_path, **battery(status="Unknown")).on_mains(), Unknown)
+
+
+@pytest.mark.parametrize("more", [{"scope": "Device\n"}, {"present": "0\n"}])
+def test_the_battery_of_a_mouse_and_an_empty_bay_are_none_of_this_machine(tmp_path: Path, more: dict[str, str]) -> None:
+    machine = tree(tmp_path, **battery("hidpp_battery_0", capacity=5, **more))
+    assert (machine.battery_percent(), machine.on_mains()) == (Absent(), Absent())
+
+
+def test_two_batteries_count_by_how_much_they_hold(tmp_path: Path) -> None:
+    small = battery("BAT0", capacity=10, energy_full="20000000\n")
+    large = battery("BAT1", capacity=90, energy_full="60000000\n")
+    assert tree(tmp_path, **small, **large).battery_percent() == 70.0
+
+
+def test_a_battery_that_cannot_be_read_is_a_failure_not_good_news(tmp_path: Path) -> None:
+    files = battery()
+    del files[f"{SUPPLY}BAT0__capacity"]
+    assert Sensors(tree(tmp_path, **files)).read().battery_percent == Failed("FileNotFoundError")
 
 
 ZONE = "sys__class__thermal__thermal_zone0__"
@@ -244,6 +296,34 @@ def test_without_routing_tables_the_network_is_unknown(tmp_path: Path) -> None:
     assert isinstance(tree(tmp_path).network(), Unknown)
 
 
+LINK = "sys__class__net__{}__uevent"
+
+
+@pytest.mark.parametrize(
+    ("four", "six"), [(HEAD + DEFAULT.replace("eth0", "wwan0"), ""), (HEAD, SIX + "wwan0\n")], ids=["IPv4", "IPv6"]
+)
+def test_a_mobile_modem_that_carries_the_default_route_is_metered(tmp_path: Path, four: str, six: str) -> None:
+    modem = {LINK.format("wwan0"): "DEVTYPE=wwan\nINTERFACE=wwan0\n"}
+    assert tree(tmp_path, proc__net__route=four, proc__net__ipv6_route=six, **modem).metered() is True
+
+
+@pytest.mark.parametrize(("driver", "metered"), [("rndis_host", True), ("ipheth", True), ("r8152", False)])
+def test_a_tethered_telephone_is_metered_and_a_network_card_is_not_known_to_be(
+    tmp_path: Path, driver: str, metered: bool
+) -> None:
+    machine = tree(tmp_path, proc__net__route=HEAD + DEFAULT, sys__class__net__eth0__uevent="INTERFACE=eth0\n")
+    (tmp_path / "sys/bus/usb/drivers" / driver).mkdir(parents=True)
+    (tmp_path / "sys/class/net/eth0/device").mkdir()
+    (tmp_path / "sys/class/net/eth0/device/driver").symlink_to(tmp_path / "sys/bus/usb/drivers" / driver)
+    assert (machine.metered() is True) is metered
+    assert metered or isinstance(machine.metered(), Unknown)
+
+
+def test_a_modem_beside_the_default_route_costs_nothing(tmp_path: Path) -> None:
+    files = {LINK.format("wwan0"): "DEVTYPE=wwan\n", "proc__net__route": HEAD + DEFAULT}
+    assert isinstance(tree(tmp_path, **files).metered(), Unknown)
+
+
 @pytest.mark.linux
 @pytest.mark.skipif(sys.platform != "linux", reason="needs Linux")
 def test_this_machine_can_be_read_and_nothing_fails() -> None:
@@ -305,6 +385,10 @@ def test_a_mac_is_on_the_network_when_reachable_without_a_further_connection(fla
     assert Darwin(Seam(flags=flags)).network() is reachable
 
 
+def test_a_mac_does_not_say_whether_its_link_is_metered() -> None:
+    assert isinstance(Darwin(Seam()).metered(), Unknown)
+
+
 def test_a_value_apple_has_added_since_is_unknown() -> None:
     assert isinstance(Darwin(Seam(thermal=9)).thermal(), Unknown)
     assert isinstance(Darwin(Seam(pressure=3)).memory_pressure(), Unknown)
@@ -314,4 +398,4 @@ def test_a_value_apple_has_added_since_is_unknown() -> None:
 @pytest.mark.skipif(sys.platform != "darwin", reason="mac: needs a Mac")
 def test_a_real_mac_can_be_read_and_nothing_fails() -> None:
     found = sensors.read()
-    assert not [name for name in NAMES if isinstance(getattr(found, name), (Failed, Unknown))]
+    assert not [name for name in NAMES if name != "metered" and isinstance(getattr(found, name), (Failed, Unknown))]

@@ -12,6 +12,7 @@ import pytest
 import recurring_ical_events
 
 from hybrid.routing.labels import Source
+from hybrid.weights import load_scorer
 from tests.routing.cases import route
 
 DATA = Path(__file__).parents[2] / "examples" / "data"
@@ -46,7 +47,7 @@ def test_there_are_four_items_and_each_says_all_it_must() -> None:
 
 @pytest.mark.parametrize("item", ITEMS, ids=lambda i: i["title"])
 def test_an_item_takes_the_route_it_names_for_the_reasons_it_names(item: dict[str, Any]) -> None:
-    decision = route(item["prompt"], *(source(name) for name in item["files"]))
+    decision = route(item["prompt"], *(source(name) for name in item["files"]), model=load_scorer(None))
     assert decision.route == item["route"]
     assert list(decision.codes[: len(item["reasons"])]) == item["reasons"]
 
@@ -55,7 +56,8 @@ def test_an_item_takes_the_route_it_names_for_the_reasons_it_names(item: dict[st
 def test_an_item_takes_the_same_route_while_the_node_is_cold_or_the_link_is_metered(item: dict[str, Any]) -> None:
     from hybrid.routing.signals import Signals
 
-    decision = route(item["prompt"], *map(source, item["files"]), signals=Signals(metered=True, cloud_wait_s=8))
+    signals = Signals(metered=True, cloud_wait_s=8)
+    decision = route(item["prompt"], *map(source, item["files"]), signals=signals, model=load_scorer(None))
     assert decision.route == item["route"]
 
 

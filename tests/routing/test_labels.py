@@ -4,21 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hybrid.routing.labels import (
-    PLACEHOLDER,
-    LabelReason,
-    Labels,
-    Segment,
-    Source,
-    cover,
-    derived,
-    forbidden,
-    frame,
-    from_source,
-    outgoing,
-    typed,
-    unlabelled,
-)
+from hybrid.routing.labels import LabelReason, Labels, Segment, Source, frame, from_source, typed, unlabelled
+from hybrid.routing.outgoing import PLACEHOLDER, cover, forbidden, outgoing
+from hybrid.routing.taint import derived
 from hybrid.wire.types import GenerateRequest, Message, Role, Route
 from tests.routing.cases import MAIL, OPEN_FILE, kept, one_turn, request
 

@@ -126,3 +126,49 @@ def test_the_offline_variable(value: str, on: bool) -> None:
 def test_an_unreadable_offline_variable_is_an_error_and_never_off() -> None:
     with pytest.raises(ConfigurationError):
         offline_by_environment({"HYBRID_OFFLINE": "maybe"})
+
+
+def test_a_project_may_only_tighten_what_the_router_does(tmp_path: Path) -> None:
+    tight = 'detect = "strict"\ncascade = "off"\ndecisions = "off"\ndeny = ["Falcon"]\nbudget = 0.1'
+    config = loaded(
+        tmp_path, user='deny = ["Osprey"]\nbudget = 0.3', project=tight, env={"HYBRID_DENY": "Kite, Merlin"}
+    )
+    assert (config.detect, config.cascade, config.decisions, config.budget) == ("strict", "off", "off", 0.1)
+    assert config.deny == ("Osprey", "Falcon", "Kite", "Merlin")
+    assert loaded(tmp_path, user="budget = 0.1", project="budget = 0.9").budget == 0.1
+
+
+@pytest.mark.parametrize(
+    ("user", "project"),
+    [
+        ("", 'detect = "off"'),
+        ('detect = "strict"', 'detect = "standard"'),
+        ('cascade = "off"', 'cascade = "auto"'),
+        ('decisions = "off"', 'decisions = "keep"'),
+        ("", 'learn = "keep"'),
+        ("", "explore = 0.01"),
+    ],
+)
+def test_a_project_may_not_loosen_what_the_router_does(tmp_path: Path, user: str, project: str) -> None:
+    with pytest.raises(ConfigurationError, match="project"):
+        loaded(tmp_path, user=user, project=project)
+    assert loaded(tmp_path, user=project)
+
+
+@pytest.mark.parametrize(
+    "line", ["budget = 1.5", "explore = 0.5", "deny = [3]", 'cascade = "maybe"', 'detect = "none"']
+)
+def test_settings_of_the_router_that_mean_nothing_are_errors(tmp_path: Path, line: str) -> None:
+    with pytest.raises(ConfigurationError):
+        loaded(tmp_path, user=line)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [{"cascade": "maybe"}, {"detect": "none"}, {"deny": "one word"}, {"deny": [""]}, {"budget": 2}, {"explore": 0.03},
+     {"decisions": "all"}, {"learn": True}],
+    ids=lambda given: next(iter(given)),
+)  # fmt: skip
+def test_a_client_refuses_what_means_nothing_to_its_router(given: dict[str, Any]) -> None:
+    with pytest.raises(ConfigurationError):
+        Client(engine=FakeEngine(), **given)

@@ -19,27 +19,26 @@ from hybrid.sources import Source
 from hybrid.testing import FakeEngine
 from tests.support import HARD, Bench
 
+NAMES = ("battery_percent", "on_mains", "low_power", "thermal", "memory_pressure", "network", "metered")
+
 
 def read(**changes: Any) -> Readings:
-    quiet: dict[str, Any] = dict.fromkeys(
-        ("battery_percent", "on_mains", "low_power", "thermal", "memory_pressure", "network"), Absent()
-    )
+    quiet: dict[str, Any] = dict.fromkeys(NAMES, Absent())
     return Readings(**{**quiet, **changes})
 
 
 @pytest.mark.parametrize("nothing", [Absent(), Unknown("not here")])
 def test_a_sensor_that_is_not_there_is_neutral(nothing: Absent | Unknown) -> None:
-    names = ("battery_percent", "on_mains", "low_power", "thermal", "memory_pressure", "network")
-    signals = machine_signals(Readings(**dict.fromkeys(names, nothing)))  # type: ignore[arg-type]
+    signals = machine_signals(Readings(**dict.fromkeys(NAMES, nothing)))  # type: ignore[arg-type]
     assert (signals.battery, signals.on_mains, signals.low_power, signals.offline) == (None, True, False, False)
+    assert signals.metered is False
     assert (signals.thermal, signals.memory) == ("nominal", "normal")
 
 
 def test_a_reading_that_failed_takes_its_worst_soft_value() -> None:
-    names = ("battery_percent", "on_mains", "low_power", "thermal", "memory_pressure", "network")
-    signals = machine_signals(Readings(**dict.fromkeys(names, Failed("OSError"))))  # type: ignore[arg-type]
+    signals = machine_signals(Readings(**dict.fromkeys(NAMES, Failed("OSError"))))  # type: ignore[arg-type]
     assert (signals.battery, signals.thermal, signals.memory) == (WORST_BATTERY, WORST_THERMAL, WORST_MEMORY)
-    assert (signals.on_mains, signals.low_power, signals.offline) == (False, True, True)
+    assert (signals.on_mains, signals.low_power, signals.offline, signals.metered) == (False, True, True, True)
 
 
 def test_readings_become_plain_numbers() -> None:

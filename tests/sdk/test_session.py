@@ -11,7 +11,7 @@ from hybrid.aio import AsyncClient
 from hybrid.client import Client
 from hybrid.errors import ConfigurationError, PolicyError
 from hybrid.events import Handoff
-from hybrid.routing.labels import PLACEHOLDER
+from hybrid.routing.outgoing import PLACEHOLDER
 from hybrid.sources import Source
 from hybrid.testing import FakeEngine
 from hybrid.wire.types import Role, Route

@@ -9,6 +9,7 @@ from hybrid.client import Client
 from hybrid.errors import ContextOverflowError, UnavailableError
 from hybrid.events import TextDelta
 from hybrid.local import DeviceModel
+from hybrid.testing import FakeEngine, MemoryTransport
 from hybrid.wire.types import FinishReason, Route
 
 pytestmark = pytest.mark.model
@@ -93,3 +94,17 @@ def test_a_damaged_model_is_refused_by_name(tmp_path: Path) -> None:
     with Client(model="starter", models=tmp_path) as broken, pytest.raises(UnavailableError) as caught:
         broken.ask("hi")
     assert (caught.value.reason, caught.value.exit_code) == ("model_damaged", 4)
+
+
+@pytest.mark.parametrize("question", ["What is the capital of France?", "What is 8231 * 4417?"])
+def test_the_cascade_looks_at_the_starter_s_own_numbers(client: Client, question: str) -> None:
+    node = MemoryTransport(FakeEngine(["answered by the node"]))
+    close = client.explain(question).score + 0.01
+    with Client(model="starter", transport=node, trust=node.policy, threshold=min(1.0, close)) as both:
+        reply = both.ask(question, max_tokens=40, temperature=0.0)
+    assert reply.cascade is not None
+    assert {"lp_first", "margin_first", "entropy_first", "lp_min"} <= set(reply.cascade.statistics)
+    escalated = reply.cascade.verdict == "escalated"
+    assert (reply.route is Route.PRIVATE_CLOUD) == escalated == bool(node.sealed)
+    assert (reply.text == "answered by the node") == escalated
+    assert [attempt.error for attempt in reply.attempts] == (["Doubted", ""] if escalated else [""])

@@ -1,0 +1,173 @@
+"""The questions a person chose to keep for learning: ``Client(learn="keep")``. Off unless asked for.
+
+Each is sealed by itself with AES-256-GCM under a key in the system's keychain, in one private SQLite file; it expires
+after 30 days. Nothing of a turn that must stay on the device is ever kept, and nothing here is sent anywhere.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import secrets
+import sqlite3
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+from .errors import ConfigurationError
+from .keychain import Keychain
+from .routing.labels import Labels
+from .state import PRIVATE_FILE, make_private
+from .wire.types import Route
+
+FILE = "examples.sqlite"
+KEPT_DAYS = 30
+DAY_S = 86_400
+MOST_EXAMPLES = 5_000
+MOST_CHARS = 4_000  # what the router looks at, and as much of an answer as can be compared
+NONCE_BYTES = 12
+BUSY_S = 5.0
+_CONTEXT = b"hybrid-pcc example 1"
+_TABLE = """CREATE TABLE IF NOT EXISTS examples
+(request_id TEXT PRIMARY KEY, expires_at INTEGER NOT NULL, sealed BLOB NOT NULL)"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Example:
+    """One kept question.
+
+    request_id: joins it to the decision log.  route: who answered.  text: what was asked, at most 4,000 characters.
+    around: the named numbers of the conversation that a scorer may look at.  after: signals of the local answer.
+    answer: the node's, to compare a local one with; None for an answer of the device.  agrees: whether the local model,
+    asked again when idle, said the same; None while it was not asked.
+    """
+
+    request_id: str
+    route: Route
+    text: str = field(repr=False)
+    around: dict[str, float] = field(default_factory=dict, repr=False)
+    after: dict[str, float] | None = field(default=None, repr=False)
+    answer: str | None = field(default=None, repr=False)
+    agrees: bool | None = None
+
+
+class ExampleStore:
+    """The kept questions of one user. folder: the state folder.  keychain: where the key is; None is the system's."""
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        keychain: Keychain | None = None,
+        now: Callable[[], float] = time.time,
+        rng: Callable[[int], bytes] = secrets.token_bytes,
+    ) -> None:
+        self.path = folder / FILE
+        account = hashlib.sha256(os.fsencode(folder.absolute())).hexdigest()[:16]
+        self._keychain = keychain or Keychain(f"examples {account}")
+        self._now = now
+        self._rng = rng
+
+    def keep(self, example: Example, labels: Labels) -> bool:
+        """Keep one example, or return False: the strictest label of its turn keeps it on the device, or it is too long.
+
+        labels: every segment of the context that was answered.  Raises UnavailableError without a keychain,
+        ConfigurationError when the file can't be written.
+        """
+        too_long = max(len(example.text), len(example.answer or "")) > MOST_CHARS
+        if too_long or labels.strictest() is not Route.PRIVATE_CLOUD:
+            return False
+        key = self._keychain.make()
+        expires_at = int(self._now()) + KEPT_DAYS * DAY_S
+        with self._open() as rows:
+            rows.execute("INSERT OR REPLACE INTO examples VALUES (?, ?, ?)", self._sealed(key, example, expires_at))
+            rows.execute(
+                "DELETE FROM examples WHERE rowid NOT IN (SELECT rowid FROM examples ORDER BY rowid DESC LIMIT ?)",
+                (MOST_EXAMPLES,),
+            )
+        return True
+
+    def note(self, example: Example) -> None:
+        """Seal a kept example anew, with what was found out about it; its life stays as it was.
+
+        One that is kept no more is not kept again. Raises as `keep`.
+        """
+        key = self._keychain.key()
+        with self._open() as rows:
+            found = rows.execute(
+                "SELECT expires_at FROM examples WHERE request_id = ?", (example.request_id,)
+            ).fetchone()
+            if found and key:
+                request_id, _, sealed = self._sealed(key, example, found[0])
+                rows.execute("UPDATE examples SET sealed = ? WHERE request_id = ?", (sealed, request_id))
+
+    def examples(self) -> tuple[Example, ...]:
+        """Return what is kept and can be read, oldest first; what has expired or can't be read is deleted.
+
+        Raises UnavailableError while the keychain can't be asked, ConfigurationError for a file that is no store.
+        """
+        if not self.path.exists():
+            return ()
+        key = self._keychain.key()
+        with self._open() as rows:
+            found = rows.execute("SELECT request_id, expires_at, sealed FROM examples ORDER BY rowid").fetchall()
+            read = {row[0]: _unsealed(key, *row) for row in found}
+            rows.executemany("DELETE FROM examples WHERE request_id = ?", [(i,) for i, e in read.items() if e is None])
+        return tuple(example for example in read.values() if example is not None)
+
+    def purge(self) -> None:
+        """Delete every example, the file, and the key that sealed them. Raises UnavailableError, ConfigurationError."""
+        if self.path.exists():
+            with self._open() as rows:
+                rows.execute("DELETE FROM examples")
+            for name in (FILE, f"{FILE}-journal"):
+                self.path.with_name(name).unlink(missing_ok=True)
+        self._keychain.forget()
+
+    def _sealed(self, key: bytes, example: Example, expires_at: int) -> tuple[str, int, bytes]:
+        nonce = self._rng(NONCE_BYTES)
+        plain = json.dumps(asdict(example)).encode()
+        sealed = nonce + AESGCM(key).encrypt(nonce, plain, _bound(example.request_id, expires_at))
+        return example.request_id, expires_at, sealed
+
+    @contextlib.contextmanager
+    def _open(self) -> Iterator[sqlite3.Connection]:
+        """Open the file, private from its first byte, without what has expired; one transaction."""
+        try:
+            make_private(self.path.parent)
+            os.close(os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, PRIVATE_FILE))
+            with contextlib.closing(sqlite3.connect(self.path, timeout=BUSY_S)) as rows, rows:
+                rows.execute("PRAGMA secure_delete = ON")
+                rows.execute(_TABLE)
+                self._expire(rows)
+                yield rows
+        except (sqlite3.Error, OSError) as error:
+            raise ConfigurationError(
+                f"{self.path} cannot be used: {type(error).__name__}",
+                hint="hybrid eval forget deletes it; learn='off' does without",
+            ) from None
+
+    def _expire(self, rows: sqlite3.Connection) -> None:
+        """Delete what is too old; and what claims to live longer than anything may: the clock was set back."""
+        now = int(self._now())
+        rows.execute("DELETE FROM examples WHERE expires_at <= ? OR expires_at > ?", (now, now + KEPT_DAYS * DAY_S))
+
+
+def _bound(request_id: str, expires_at: int) -> bytes:
+    """Return what a sealed example is bound to, so that none can be given another id or a longer life."""
+    return b"\0".join((_CONTEXT, request_id.encode(), str(expires_at).encode()))
+
+
+def _unsealed(key: bytes | None, request_id: str, expires_at: int, sealed: bytes) -> Example | None:
+    if key is None:
+        return None
+    try:
+        plain = AESGCM(key).decrypt(sealed[:NONCE_BYTES], sealed[NONCE_BYTES:], _bound(request_id, expires_at))
+        body = json.loads(plain)
+        return Example(**{**body, "route": Route(body["route"])})
+    except (InvalidTag, ValueError, TypeError, KeyError):
+        return None
