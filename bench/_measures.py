@@ -103,7 +103,7 @@ def ece(p: Numbers, y: Numbers) -> Figure:
 
 
 def calibrated(said: Said, *, seed: int) -> tuple[Numbers, Numbers]:
-    """Fit the calibrator to 300 outcomes of this local model; return what it then says of the others, and the truth."""
+    """Fit the calibrator to some outcomes of this local model; return what it says of the others, and the truth."""
     rng = np.random.default_rng(seed)
     order = rng.permutation(len(said.rows))
     fit, rest = order[:LEAST_CALIBRATED], order[LEAST_CALIBRATED:]

@@ -40,6 +40,7 @@ from _unseen import CONDITIONAL, EASY_OUT, Part, Said, by_set, joined
 
 from hybrid.routing import evaluation
 from hybrid.routing.evaluation import LEAST_ROWS, Scored
+from hybrid.routing.training import LEAST_CALIBRATED
 
 OURS, MINILM, LITELLM, LENGTH = "our router", "MiniLM classifier", "LiteLLM", "prompt length"
 RANDOM = Figure(0.5)
@@ -219,7 +220,7 @@ def bars(found: Results) -> str:
         bar("Q4 mixed traffic, whole sets left out", kinds.ours.mixed, BARS["mixed"], goal=GOALS["mixed"]),
         bar("Q4 unseen groups", groups.ours.mixed, BARS["mixed"], goal=GOALS["mixed"]),
         bar("Q5 ECE, unseen groups, four pairs pooled", ece(pooled.p_ok, pooled.weak), BARS["ece"], most=True),
-        bar("Q5 ECE, unseen kinds, calibrated on 300 outcomes", device, BARS["ece"], most=True),
+        bar(f"Q5 ECE, unseen kinds, calibrated on {LEAST_CALIBRATED} outcomes", device, BARS["ece"], most=True),
         bar("Q6 mean budget error, worst traffic", worst, BARS["budget"], most=True),
     ]
     return table(["bar", "wanted", "measured (95 % interval)", ""], lines)
@@ -252,7 +253,7 @@ def calibration(found: Results) -> str:
     lines = [
         ["as shipped, unseen groups, pooled", ece(groups.p_ok, groups.weak), ""],
         ["as shipped, unseen kinds and models, pooled", ece(kinds.p_ok, kinds.weak), _by_set(alone)],
-        ["calibrated on 300 outcomes of the local model", f"{statistics.mean(device.values()):.3f}", _by_set(device)],
+        [f"calibrated on {LEAST_CALIBRATED} outcomes", f"{statistics.mean(device.values()):.3f}", _by_set(device)],
     ]
     return table(["P(device adequate)", "ECE", "by set"], lines)
 

@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Any, Self
 
 from . import config
 from .actions import Action, AnswerHere, AnswerThere, Fail, Outcome, Show
-from .choice import decide_route, mode_of_call
+from .choice import decide_route, mode_of_call, with_model
 from .compose import Ask, LabelledMessage, compose
 from .conversation import AsyncSession, Transcript
 from .core import Turn
 from .driver import Driver
-from .errors import ConfigurationError, HybridError
+from .errors import ConfigurationError, HybridError, NoRouteError
 from .events import Event
 from .handover import Item
 from .loop import FORKED
@@ -269,11 +269,18 @@ class AsyncClient:
     async def preview(self, prompt: Prompt, *, system: str | None = None, **call: Any) -> "Preview":
         """Say what ``explain`` says, what would be sent, and what each route would take. Takes what ``explain`` takes.
 
+        Before any model is downloaded it says what would be with one; the preview's ``lacks`` then says so.
         Sends nothing, loads no model, opens no socket.
         """
         transcript = one_turn(system)["transcript"]
-        ask, signals, decision = await self._considered(prompt, transcript=transcript, **call)
-        return self._driver.preview(ask, decision, signals)
+        ask, signals = await self._asked(prompt, transcript=transcript, **call)
+        lacks, rules = "", self._router.rules().settled
+        try:
+            decision = decide_route(ask, signals, rules)
+        except NoRouteError as error:
+            lacks, signals = with_model(error, signals)
+            decision = decide_route(ask, signals, rules)
+        return self._driver.preview(ask, decision, signals, lacks=lacks)
 
     async def availability(self) -> "Availability":
         """Say of each route whether it can answer, as last known, and what would make it."""
@@ -335,15 +342,13 @@ class AsyncClient:
         return Running(turn, run(turn, self._driver, timeout), on_event=self._on_event, on_end=ended)
 
     async def _explain(self, prompt: Prompt, *, transcript: Transcript, **call: Any) -> "Decision":
-        return (await self._considered(prompt, transcript=transcript, **call))[-1]
+        ask, signals = await self._asked(prompt, transcript=transcript, **call)
+        return decide_route(ask, signals, self._router.rules().settled)
 
-    async def _considered(
-        self, prompt: Prompt, *, transcript: Transcript, **call: Any
-    ) -> "tuple[Ask, Signals, Decision]":
+    async def _asked(self, prompt: Prompt, *, transcript: Transcript, **call: Any) -> "tuple[Ask, Signals]":
         self._check_usable()
         ask = self._ask(prompt, transcript, **call)
-        signals = await self._driver.signals(ask)
-        return ask, signals, decide_route(ask, signals, self._router.rules().settled)
+        return ask, await self._driver.signals(ask)
 
     def _ask(
         self,
@@ -380,6 +385,8 @@ class AsyncClient:
         )
         bad = transcript.asked is not None and self._router.rejected(transcript.asked.request_id)
         around = transcript.around(ask.question, rejected=again or bad)
+        if cleared:  # asked again because a label kept it here, not because its answer would not do
+            around = replace(around, reask=0.0)
         return replace(ask, conversation=around).screened(self._router.screener, frozenset(cleared))
 
     def _pinnable(self, route: Route | str | None) -> Route | None:

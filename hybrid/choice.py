@@ -44,6 +44,9 @@ NODE_FAILURES: Mapping[type[HybridError], str] = {
 }
 
 
+NO_MODEL = "model_not_downloaded"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rules:
     """What a turn is decided by, besides its text, labels and signals.
@@ -92,6 +95,15 @@ def without(signals: Signals, route: Route, error: HybridError) -> Signals | Non
     state = RouteState(available=False, reason=failure_word(error), fix=error.hint)
     availability = replace(signals.availability, **{"on_device" if here else "private_cloud": state})
     return replace(signals, availability=availability)
+
+
+def with_model(error: NoRouteError, signals: Signals) -> tuple[str, Signals]:
+    """Return the command that gets a model, and the signals as if it were there. Raises what something else caused."""
+    here = signals.availability.on_device
+    if error.per_route.get(Route.ON_DEVICE) != NO_MODEL:
+        raise error
+    there = replace(signals.availability, on_device=RouteState())
+    return here.fix, replace(signals, availability=there)
 
 
 def mode_of_call(configured: Mode, asked: Mode | None, *, allow_relax: bool) -> Mode:

@@ -38,6 +38,10 @@ class Labelled:
         """The strictest label of its segments."""
         return strictest(segment.max_route for segment in self.segments)
 
+    def held_again(self) -> "Labelled":
+        """Return it without what a person let go for one call."""
+        return replace(self, segments=tuple(segment.held_again() for segment in self.segments))
+
     @property
     def is_system(self) -> bool:
         """Whether it is the system text, which belongs to every turn."""
@@ -176,11 +180,14 @@ def _unmarked(message: Message) -> Segment:
 
 
 def _kept(message: LabelledMessage) -> tuple[Segment, ...]:
-    """Return what a transcript said a message is made of, or the label it shows where that is stricter."""
+    """Return what a transcript said a message is made of, or the label it shows where that is stricter.
+
+    What a person let go was for its own call.
+    """
     segments = accounted(message.content, message.segments) if message.segments else ()
     limited = message.max_route != Route.PRIVATE_CLOUD
     if segments and limited == any(not segment.may_leave for segment in segments):
-        return segments
+        return tuple(segment.held_again() for segment in segments)
     ends = Route.ON_DEVICE if limited or segments else Route.PRIVATE_CLOUD
     return (forked(message.content, ends, message.source),)
 

@@ -10,13 +10,17 @@ import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .errors import ConfigurationError
 from .routing.policy import Mode
 
+if TYPE_CHECKING:
+    from .routing.budget import Budget
+
 PROJECT_FILE = "hybrid.toml"
 USER_FILE = "config.toml"
+A_MONTH = "/month"  # what follows the number where a budget is money
 OTHERS_READ = 0o077
 GROUP_GIVES = 0o037  # of somebody else's file: it was given to us through its group, as Kubernetes gives secrets
 DER = b"\x30"  # how a certificate begins that is not PEM
@@ -70,9 +74,9 @@ class Config:
     node_ca_file: PEM of the authority that vouches for the node's TLS certificate, in place of the public ones.
     receipts: ``keep`` or ``off``.  state: folder in which receipts, decisions and log checkpoints are kept.
     cascade: ``auto``, ``offer`` or ``off``.  detect: ``standard``, ``strict`` or ``off``.  deny: words that never
-    leave the device; every layer adds.  budget: share of requests that may go to the node.  explore: share of close
-    calls answered on the device to learn from.  price: of 1,000 tokens on the node.  decisions, learn: ``keep`` or
-    ``off``.
+    leave the device; every layer adds.  budget: share of requests that may go to the node, or money, ``20/month``, in
+    the unit of the price.  explore: share of close calls answered on the device to learn from.  price: of 1,000 tokens
+    on the node.  decisions, learn: ``keep`` or ``off``.
     origin: who set each value: ``user``, ``project``, ``environment`` or ``flag``.
     """
 
@@ -93,7 +97,7 @@ class Config:
     cascade: str = "auto"
     detect: str = "standard"
     deny: tuple[str, ...] = field(default=(), repr=False)
-    budget: float | None = None
+    budget: "float | Budget | None" = None
     explore: float = 0.0
     price: float | None = None
     decisions: str = "keep"
@@ -257,10 +261,15 @@ def _tightened(config: Config, name: str, value: Any, where: str) -> Any:
         raise ConfigurationError(
             f"{where}: a project file may only tighten; {getattr(config, name)} is set and {value} is looser"
         )
-    if name == "threshold" and config.threshold is not None:
+    if name == "threshold":
+        if config.threshold is None:
+            raise ConfigurationError(
+                f"{where}: a project file may only tighten, and the router's own threshold may be higher",
+                hint=f"set one in {USER_FILE}, which a project file may then raise",
+            )
         return max(value, config.threshold)
     if name == "budget" and config.budget is not None:
-        return min(value, config.budget)
+        return _smaller(value, config.budget, where)
     if name == "offline":
         return value or config.offline
     return value
@@ -290,6 +299,25 @@ def _share(most: float) -> Callable[[Any, str], float]:
         return number
 
     return read
+
+
+def _budget(value: Any, where: str) -> "float | Budget":
+    """Read a share of requests, or money a month."""
+    money, monthly, rest = str(value).replace(" ", "").partition(A_MONTH)
+    if not monthly or rest:
+        return _share(1.0)(value, where)
+    from .routing.budget import Budget
+
+    return Budget(money_per_month=_number(money, where))
+
+
+def _smaller(one: "float | Budget", other: "float | Budget", where: str) -> "float | Budget":
+    """Return the tighter of two budgets; money and shares can't be compared."""
+    if isinstance(one, float) and isinstance(other, float):
+        return min(one, other)
+    if isinstance(one, float) or isinstance(other, float):
+        raise ConfigurationError(f"{where}: a share of requests and money a month are both set, and only one can hold")
+    return min(one, other, key=lambda budget: budget.money_per_month or 0.0)
 
 
 def _terms(value: Any, where: str) -> tuple[str, ...]:
@@ -350,7 +378,7 @@ _READ = {
     "cascade": _one_of("auto", "offer", "off"),
     "detect": _one_of("standard", "strict", "off"),
     "deny": _terms,
-    "budget": _share(1.0),
+    "budget": _budget,
     "explore": _share(0.02),
     "price": _share(1e6),
     "decisions": _one_of("keep", "off"),

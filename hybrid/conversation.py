@@ -89,9 +89,13 @@ class Transcript:
         self.asked = Asked(request_id=turn.request_id, text=turn.ask.question, at=at)
         if turn.decision is None or not turn.text:
             return
-        answer = derived(turn.text, turn.context())
+        said, context = turn.ask.turn, turn.context()
+        if turn.decision.route is Route.ON_DEVICE:  # what a person let go for this call had no need to leave
+            said = tuple(each.held_again() for each in said)
+            context = context.plus(*(segment for each in said for segment in each.segments))
+        answer = derived(turn.text, context)
         message = Message(role=Role.ASSISTANT, content=turn.text)
-        self.turns.append((*turn.ask.turn, Labelled(message=message, segments=(answer,))))
+        self.turns.append((*said, Labelled(message=message, segments=(answer,))))
         self.routes.append(turn.decision.route)
 
     def undo(self) -> bool:

@@ -84,13 +84,13 @@ class Driver:
             for route, (name, ready) in known.items()
         )
 
-    def preview(self, ask: Ask, decision: Decision, signals: Signals) -> Preview:
-        """Put together what is known before anything is generated."""
+    def preview(self, ask: Ask, decision: Decision, signals: Signals, *, lacks: str = "") -> Preview:
+        """Put together what is known before anything is generated. lacks: the command that gets what is missing."""
         there = decision.route is Route.PRIVATE_CLOUD
         send = would_send(ask, leaves=there, node=self.settings.address, candidates=self.handover.candidates)
         tokens = signals.needed_tokens or estimate_tokens(ask.request)
         estimates = self.estimates(ask, tokens, signals.availability, wire_bytes=send.bytes_wire)
-        return Preview(decision=decision, would_send=send, estimates=estimates)
+        return Preview(decision=decision, would_send=send, estimates=estimates, lacks=lacks)
 
     def _answerer(self, route: Route) -> tuple[str, bool]:
         """Return the name under which a route's speed is kept, and whether it could answer without getting ready."""

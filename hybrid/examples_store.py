@@ -20,16 +20,18 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from .errors import ConfigurationError
 from .keychain import Keychain
-from .routing.labels import Labels
+from .learning import EXAMPLES
+from .routing.labels import Labels, strictest
 from .state import PRIVATE_FILE, make_private
 from .wire.types import Route
 
-FILE = "examples.sqlite"
+FILE = EXAMPLES
 KEPT_DAYS = 30
 DAY_S = 86_400
 MOST_EXAMPLES = 5_000
 MOST_CHARS = 4_000  # what the router looks at, and as much of an answer as can be compared
 NONCE_BYTES = 12
+SIZE_STEP = 4096  # bytes; a sealed question is padded to a multiple, so that its size is no key to look it up by
 BUSY_S = 5.0
 _CONTEXT = b"hybrid-pcc example 1"
 _TABLE = """CREATE TABLE IF NOT EXISTS examples
@@ -75,11 +77,12 @@ class ExampleStore:
     def keep(self, example: Example, labels: Labels) -> bool:
         """Keep one example, or return False: the strictest label of its turn keeps it on the device, or it is too long.
 
-        labels: every segment of the context that was answered.  Raises UnavailableError without a keychain,
-        ConfigurationError when the file can't be written.
+        labels: every segment of the context that was answered; what a person let go was let go for that call alone.
+        Raises UnavailableError without a keychain, ConfigurationError when the file can't be written.
         """
         too_long = max(len(example.text), len(example.answer or "")) > MOST_CHARS
-        if too_long or labels.strictest() is not Route.PRIVATE_CLOUD:
+        limit = strictest(segment.held_again().max_route for segment in labels.segments)
+        if too_long or limit is not Route.PRIVATE_CLOUD:
             return False
         key = self._keychain.make()
         expires_at = int(self._now()) + KEPT_DAYS * DAY_S
@@ -119,6 +122,12 @@ class ExampleStore:
             rows.executemany("DELETE FROM examples WHERE request_id = ?", [(i,) for i, e in read.items() if e is None])
         return tuple(example for example in read.values() if example is not None)
 
+    def expire(self) -> None:
+        """Delete what is too old; asks for no key. Raises ConfigurationError."""
+        if self.path.exists():
+            with self._open():
+                pass
+
     def purge(self) -> None:
         """Delete every example, the file, and the key that sealed them. Raises UnavailableError, ConfigurationError."""
         if self.path.exists():
@@ -131,6 +140,7 @@ class ExampleStore:
     def _sealed(self, key: bytes, example: Example, expires_at: int) -> tuple[str, int, bytes]:
         nonce = self._rng(NONCE_BYTES)
         plain = json.dumps(asdict(example)).encode()
+        plain += b" " * (-len(plain) % SIZE_STEP)
         sealed = nonce + AESGCM(key).encrypt(nonce, plain, _bound(example.request_id, expires_at))
         return example.request_id, expires_at, sealed
 

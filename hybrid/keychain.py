@@ -80,9 +80,11 @@ class Keychain:
             import keyring
 
             self._backend = keyring.get_keyring()
-        if self._backend.priority < LEAST_PRIORITY:
+        links = getattr(self._backend, "backends", (self._backend,))  # a chain is recommended whatever it is made of
+        safe = next((link for link in links if link.priority >= LEAST_PRIORITY), None)
+        if safe is None:
             raise _unavailable("this system has no keychain that keeps secrets safely")
-        return self._backend
+        return safe
 
 
 @contextlib.contextmanager

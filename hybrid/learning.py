@@ -19,6 +19,9 @@ from .routing.personal import Personal, PersonalError
 from .state import locked, read_json, write_json, write_private
 
 FOLDER, STATE = "learning", "state.json"
+EXAMPLES = "examples.sqlite"
+"""The store of questions that a person chose to keep, beside that folder."""
+
 KEPT = 3
 REVIEWED = 100
 """Requests after which a promoted correction is judged again."""

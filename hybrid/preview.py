@@ -48,16 +48,21 @@ class WouldSend:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Preview:
-    """What ``hybrid explain`` shows. estimates: one for each route that is set up, the device first."""
+    """What ``hybrid explain`` shows. estimates: one for each route that is set up, the device first.
+
+    lacks: the command without which nobody answers yet, for want of a model; the rest then says what would be with one.
+    """
 
     decision: Decision
     would_send: WouldSend
     estimates: tuple[Estimate, ...]
+    lacks: str = ""
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the six keys of the decision, ``would_send`` and ``estimates``."""
+        """Return the six keys of the decision, ``would_send`` and ``estimates``; ``lacks`` where something does."""
         estimates = [each.to_dict() for each in self.estimates]
-        return {**self.decision.to_dict(), "would_send": self.would_send.to_dict(), "estimates": estimates}
+        lacks = {"lacks": self.lacks} if self.lacks else {}
+        return {**self.decision.to_dict(), "would_send": self.would_send.to_dict(), "estimates": estimates, **lacks}
 
 
 def would_send(ask: Ask, *, leaves: bool, node: str, candidates: int) -> WouldSend:

@@ -15,7 +15,7 @@ from .conversation import Transcript
 from .decision_log import DecisionLog
 from .errors import ConfigurationError, HybridError
 from .estimate import cost
-from .learning import REVIEWED
+from .learning import EXAMPLES, REVIEWED
 from .routing import budget as controller
 from .routing.budget import Budget
 from .routing.complexity import Scorer
@@ -65,7 +65,7 @@ class Router:
         self._log: DecisionLog | None = None
         self._store: ExampleStore | None = None
         self._rejected: dict[str, None] = {}
-        self._warned = False
+        self._warned = self._expired = False
         self._turns = 0
 
     @property
@@ -135,8 +135,7 @@ class Router:
 
     @property
     def _budget(self) -> Budget | None:
-        given = self._settings.budget
-        return Budget(share=float(given)) if isinstance(given, int | float) else given
+        return controller.as_budget(self._settings.budget)
 
     def _load(self) -> "tuple[Scorer, AfterModel]":
         from . import learning, weights
@@ -178,6 +177,7 @@ class Router:
         """Keep the question to learn from, where a person chose that; a store that can't be used is said once."""
         folder = self._settings.folder
         if self._settings.learn != "keep" or folder is None or not turn.text:
+            self._expire()
             return
         from .examples_store import Example, ExampleStore
 
@@ -196,6 +196,18 @@ class Router:
             self._store.keep(example, turn.ask.labels)
         except HybridError as error:
             self._warn_once(error)
+
+    def _expire(self) -> None:
+        """Let what was kept before go when its time is over, once a process."""
+        folder = self._settings.folder
+        if folder is None or self._expired:
+            return
+        self._expired = True
+        if (folder / EXAMPLES).exists():
+            from .examples_store import ExampleStore
+
+            with contextlib.suppress(ConfigurationError):  # retraining says what is wrong with it
+                ExampleStore(folder).expire()
 
     def _warn_once(self, error: HybridError) -> None:
         if not self._warned:

@@ -91,6 +91,7 @@ class Settings:
         _check_share("budget", self.budget, 1.0)
         _check_share("explore", self.explore, MOST_EXPLORED)
         _check_share("price", self.price, MOST_PRICE)
+        _check_money(self.budget, self.price)
         if len(self.node_token) > MAX_TOKEN_BYTES:
             raise ConfigurationError(f"an access key has at most {MAX_TOKEN_BYTES} bytes")
         as_timeout(self.timeout)
@@ -158,6 +159,15 @@ def _terms(deny: Sequence[str]) -> tuple[str, ...]:
 def _check_share(name: str, value: object, most: float) -> None:
     if isinstance(value, bool) or (isinstance(value, int | float) and not 0 <= value <= most):
         raise ConfigurationError(f"{name} must lie between 0 and {most:g}, got {value}")
+
+
+def _check_money(budget: "float | Budget | None", price: float | None) -> None:
+    """Refuse a limit on money where nothing could ever count it."""
+    if getattr(budget, "money_per_month", None) and not price:
+        raise ConfigurationError(
+            "a budget of money needs a price, or it would limit nothing",
+            hint="set price to what 1,000 tokens on the node cost, in the unit of the budget",
+        )
 
 
 def trusted(node: str, file: Path | None = None) -> Policy | None:

@@ -33,11 +33,15 @@ LEAVE_HINT = "Ctrl-C again or Ctrl-D leaves"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Asked:
-    """The last question, to be asked again. recorded: whether it became part of the transcript."""
+    """The last question, to be asked again.
+
+    recorded: whether it became part of the transcript.  cleared: whose recognised labels a person lifted for it.
+    """
 
     text: str
     sources: "tuple[Source, ...]"
     recorded: bool
+    cleared: tuple[str, ...] = ()
 
 
 class Conversation:
@@ -115,7 +119,8 @@ class Conversation:
         try:
             reply = run_turn(stream, Plain(stream=True), self.screen, verbose=self.wish.verbose)
         finally:
-            self.asked = Asked(text=text, sources=given, recorded=len(self.session.messages) > before)
+            recorded, cleared = len(self.session.messages) > before, how.get("cleared", ())
+            self.asked = Asked(text=text, sources=given, recorded=recorded, cleared=cleared)
         self.files.clear()
         if reply is not None:
             self._hint(reply)

@@ -146,7 +146,7 @@ def _judgement(signals: dict[str, Any]) -> Iterator[Row]:
         yield "judged by", f"{_parts(signals['top'])} (against a usual mix)"
     parts = []
     if signals["gain"] is not None:
-        parts.append(f"the larger model adds {signals['gain']:+.2f} of quality")
+        parts.append(f"the larger model adds {round(signals['gain'], 2) + 0.0:+.2f} of quality")
     if signals["p_ok"] is not None and signals["calibrated"]:
         parts.append(f"the device is right in {100 * signals['p_ok']:.0f} of 100 such")
     elif signals["p_ok"] is not None:

@@ -30,7 +30,7 @@ BUSY = 0.5
     "--recorded",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     metavar="FILE",
-    help="Only calibrate, by what hybrid eval record wrote of your local model; from 300 rows on.",
+    help="Only calibrate, by what hybrid eval record wrote of your local model; from 500 rows on.",
 )
 @click.option("--forget", is_flag=True, help="Delete every kept question and its key instead.")
 def command(*, dry_run: bool, as_json: bool, force_idle: bool, recorded: Path | None, forget: bool) -> None:

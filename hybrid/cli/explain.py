@@ -8,7 +8,7 @@ from hybrid.cli.decided import preview_text
 from hybrid.cli.door import configured, doors_of, open_client
 from hybrid.cli.options import Wishes, wishes
 from hybrid.cli.prompt import gather, piped_stdin
-from hybrid.cli.terminal import screen_of
+from hybrid.cli.terminal import screen_of, talk
 
 NOT_HERE = ("local_node", "seed", "temperature", "verbose")
 
@@ -30,6 +30,9 @@ def command(ctx: click.Context, wish: Wishes, *, words: tuple[str, ...], as_json
     prompt = gather(words, wish.files, wish.max_route, piped_stdin())
     with open_client(doors_of(ctx), configured(wish)) as client:
         preview = client.preview(prompt.text, system=wish.system, sources=prompt.sources, max_tokens=wish.max_tokens)
+    if preview.lacks:
+        talk("note: nobody can answer yet, as there is no model on this device; this is what would be with one")
+        talk(f"hint: {preview.lacks}")
     if as_json:
         click.echo(json.dumps(preview.to_dict(), ensure_ascii=False, indent=2))
     else:

@@ -88,10 +88,16 @@ def _show(settings: "Config", log: "DecisionLog", *, since: float | None, last: 
 def line(row: "DecisionRecord", screen: Screen) -> str:
     """Return one decision as one line: when, where, why, score against threshold, what became of it."""
     glyph, word, colour = ON_DEVICE if row.route is Route.ON_DEVICE else PRIVATE_CLOUD
-    relation = "≥" if row.score >= row.threshold else "<"
-    score = f"{row.score / 16:.2f} {relation} {row.threshold / 16:.2f}"
+    score = f"{row.score / 16:.2f} {_relation(row)} {row.threshold / 16:.2f}"
     route = screen.paint(f"{glyph} {word:<13}", colour)
     return f"{_time(60 * row.minute)}  {route}  {row.reasons[0]:<20} {score}  {_became(row)}".rstrip()
+
+
+def _relation(row: "DecisionRecord") -> str:
+    """Return how the score stood to the threshold; equal steps alone can't tell."""
+    if row.score != row.threshold:
+        return "≥" if row.score > row.threshold else "<"
+    return "≥" if "complex" in row.reasons else "<" if "simple" in row.reasons else "≈"
 
 
 def _became(row: "DecisionRecord") -> str:
@@ -124,7 +130,7 @@ def outcome_words(outcome: "Outcome") -> list[str]:
 
 def budget_line(settings: "Config", log: "DecisionLog") -> str:
     """Say which share of the last requests went to the node, and what the budget allows."""
-    from hybrid.routing.budget import WINDOW, Budget, threshold
+    from hybrid.routing.budget import WINDOW, as_budget, threshold
 
     share = log.share()
     if share is None:
@@ -132,10 +138,13 @@ def budget_line(settings: "Config", log: "DecisionLog") -> str:
     went = (
         f"{share:.0%} of the last requests that might have gone to the private cloud went there (of {WINDOW} at most)"
     )
-    if settings.budget is None:
+    given = as_budget(settings.budget)
+    if given is None:
         return f"{went}; no budget is set"
-    standing = log.standing(Budget(share=settings.budget))
-    return f"{went}; the budget is {settings.budget:.0%}, and asks for a score of {threshold(standing):.2f}"
+    standing = log.standing(given)
+    money = "" if given.money_per_month is None else f"{given.money_per_month:g} a month, "
+    allowed = "no cost is known yet" if standing.share is None else f"{standing.share:.0%}"
+    return f"{went}; the budget is {money}{allowed}, and asks for a score of {threshold(standing):.2f}"
 
 
 def _time(at: float) -> str:

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
-from hybrid.cli.decided import decision_text
+from hybrid.cli.decided import INDENT, decision_text
 from hybrid.cli.prompt import read_files
 from hybrid.cli.terminal import safe, talk
 from hybrid.errors import ConfigurationError
@@ -78,7 +78,7 @@ def _why(chat: "Conversation", rest: str) -> None:
         raise ConfigurationError("there is no answer yet to explain")
     talk(decision_text(reply.decision, chat.screen))
     for attempt in reply.attempts:
-        talk(f"{'tried':<10} {attempt.route}: {attempt.error or 'answered'} after {attempt.seconds:.2f} s")
+        talk(f"{'tried':<{INDENT}}{attempt.route}: {attempt.error or 'answered'} after {attempt.seconds:.2f} s")
 
 
 def _retry(chat: "Conversation", rest: str) -> None:
@@ -87,8 +87,8 @@ def _retry(chat: "Conversation", rest: str) -> None:
     asked = chat.asked
     if asked is None:
         raise ConfigurationError("there is nothing to ask again")
-    more = {"policy": ONLY[ROUTES[rest]], "person": "overridden"} if rest else {}
-    _ask_again(chat, asked, **more)
+    more: dict[str, Any] = {"policy": ONLY[ROUTES[rest]], "person": "overridden"} if rest else {}
+    _ask_again(chat, asked, again=True, cleared=asked.cleared, **more)
 
 
 def _allow(chat: "Conversation", rest: str) -> None:
@@ -96,14 +96,14 @@ def _allow(chat: "Conversation", rest: str) -> None:
     asked = chat.asked
     if asked is None:
         raise ConfigurationError("there is no question to decide again")
-    _ask_again(chat, asked, cleared=("prompt", *(source.label for source in asked.sources)))
+    _ask_again(chat, asked, again=False, cleared=("prompt", *(source.label for source in asked.sources)))
 
 
 def _ask_again(chat: "Conversation", asked: "Asked", **how: Any) -> None:
-    """Ask the last question again. Unless its labels were lifted, its answer would not do."""
+    """Ask the last question again. again: its answer would not do.  cleared: whose recognised labels are lifted."""
     if asked.recorded:
         chat.session.undo()
-    chat.answer(asked.text, sources=asked.sources, again="cleared" not in how, **how)
+    chat.answer(asked.text, sources=asked.sources, **how)
 
 
 def _undo(chat: "Conversation", rest: str) -> None:

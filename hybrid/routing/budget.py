@@ -45,6 +45,11 @@ class Budget:
             raise ValueError(f"a budget threshold must lie between 0 and {MAX_THRESHOLD}, got {self.t}")
 
 
+def as_budget(given: float | Budget | None) -> Budget | None:
+    """Return what a person set as a budget: a plain number is a share."""
+    return Budget(share=float(given)) if isinstance(given, int | float) else given
+
+
 def threshold(budget: Budget) -> float:
     """Return the budget threshold, a rank in 0..MAX_THRESHOLD. It starts at 1 - share.
 
@@ -90,8 +95,8 @@ def realised(sent: Sequence[bool], *, window: int = WINDOW) -> float | None:
 
 
 def to_state(budget: Budget) -> str:
-    """Write the controller's state: one JSON number."""
-    return str(threshold(budget))
+    """Write the controller's state: one JSON number; empty before the first step that counts."""
+    return "" if budget.t is None else str(budget.t)
 
 
 def from_state(budget: Budget, state: str | None) -> Budget:

@@ -22,9 +22,9 @@ MOST_OPTIONS = 12
 YEAR_DIGITS = 4
 CENTURIES = frozenset(("15", "16", "17", "18", "19", "20"))
 
-_NO_CAPITALS = str.maketrans("", "", "ABCDEFGHIJKLMNOPQRSTUVWXYZ")
-_BREAKS = str.maketrans({c: " " for c in map(chr, range(128)) if not c.isalpha()} | dict.fromkeys("'\u2019"))
-"""What ends a word: every ASCII sign but letters; apostrophes vanish. Translating is ten times as fast as a pattern."""
+_CAPITALS = b"ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+_BREAKS = bytes(c if c > 127 or chr(c).isalpha() else 32 for c in range(256))  # noqa: PLR2004 - where ASCII ends
+"""What ends a word: every ASCII sign but letters. Translating UTF-8 is as fast for all scripts; a pattern is not."""
 
 _NUMBER = re.compile(r"\d+(?:[.,]\d+)*")
 _OPTION = re.compile(r"^[ \t]*\(?([A-L])[.):][ \t]*(.*)$", re.MULTILINE)
@@ -91,7 +91,7 @@ def extract(
     """
     shown = excerpt(text)
     lower = shown.lower()
-    words = lower.translate(_BREAKS).split()
+    words = _words(lower)
     stem, options = _parts(shown)
     values: dict[str, float] = {}
     values |= _size(shown, words)
@@ -101,6 +101,12 @@ def extract(
     values |= _vocabulary(words, lower)
     values |= _around(conversation, context_tokens / window if window else 0.0)
     return Features(text=shown, words=tuple(words), values=values)
+
+
+def _words(lower: str) -> list[str]:
+    """Return the words of a text without digits; apostrophes vanish."""
+    plain = lower.replace("\u2019", "").encode("utf-8", "surrogatepass").translate(_BREAKS, b"'")
+    return plain.decode("utf-8", "surrogatepass").split()
 
 
 def _log(count: float) -> float:
@@ -174,10 +180,16 @@ def _marks(text: str) -> dict[str, float]:
         "indented": _log(count("\n    ") + count("\n\t")),
         "deeply_indented": _log(count("\n            ")),
         "bullets": _log(count("\n- ") + count("\n* ") + count("\n1.") + count("\n2.") + count("\n3.")),
-        "capitals": (len(text) - len(text.translate(_NO_CAPITALS))) / size,
+        "capitals": _capitals(text) / size,
         "names": _log(len(_NAME.findall(text))),
         "blanks": _log(count("__") + count("...")),
     }
+
+
+def _capitals(text: str) -> int:
+    """Count the letters A to Z."""
+    plain = text.encode("utf-8", "surrogatepass")
+    return len(plain) - len(plain.translate(None, _CAPITALS))
 
 
 def _maths(text: str) -> int:

@@ -12,6 +12,8 @@ from enum import StrEnum
 
 from hybrid.wire.types import Route
 
+from .recognisers.spans import DENY_LIST
+
 PERSONAL_KINDS = frozenset({"mail", "calendar", "contacts", "index"})
 """Kinds of source that stay on the device unless their owner says otherwise."""
 
@@ -102,16 +104,25 @@ class Segment:
         return self.max_route is Route.PRIVATE_CLOUD
 
     def restricted(self, why: LabelReason, types: tuple[str, ...] = ()) -> "Segment":
-        """Return it limited to the device, for a detector's reason. A stricter reason it already has stays."""
-        if not self.may_leave:
-            return replace(self, types=tuple(sorted({*self.types, *types})))
-        return replace(self, max_route=Route.ON_DEVICE, why=why, types=tuple(sorted({*self.types, *types})))
+        """Return it limited to the device, for a detector's reason. A reason that nobody can clear stays."""
+        bound = not self.may_leave and self.why is not LabelReason.RECOGNISED
+        all_types = tuple(sorted({*self.types, *types}))
+        return replace(self, max_route=Route.ON_DEVICE, why=self.why if bound else why, types=all_types)
 
     def cleared(self) -> "Segment":
-        """Return it as a person let it go. That takes off a recogniser's finding and nothing else; types stay."""
-        if self.why is not LabelReason.RECOGNISED:
+        """Return it as a person let it go. That takes off a recogniser's finding and nothing else; types stay.
+
+        Listed words are no finding that may be wrong: they never leave.
+        """
+        if self.why is not LabelReason.RECOGNISED or DENY_LIST in self.types:
             return self
         return replace(self, max_route=Route.PRIVATE_CLOUD, why=LabelReason.USER_CLEARED)
+
+    def held_again(self) -> "Segment":
+        """Return it as it was before a person let it go, which was for one call."""
+        if self.why is not LabelReason.USER_CLEARED:
+            return self
+        return replace(self, max_route=Route.ON_DEVICE, why=LabelReason.RECOGNISED)
 
 
 def typed(text: str, *, source: str = "prompt") -> Segment:

@@ -23,9 +23,10 @@ def buckets(words: Sequence[str]) -> tuple[frozenset[int], frozenset[int]]:
     """Return the buckets of the distinct words and those of the distinct pairs of neighbours; each below 2^16."""
     if not words:
         return frozenset(), frozenset()
-    hashes = [*map(crc32, " ".join(words[:MOST_WORDS]).encode("utf-8", "surrogatepass").split(b" "))]
+    spelt = " ".join(words[:MOST_WORDS]).encode("utf-8", "surrogatepass").split(b" ")
+    hashes = [crc32(word) % BUCKETS for word in spelt]  # first: arithmetic on small numbers is fast
     pairs = {(a * 31 + b) % BUCKETS for a, b in pairwise(hashes)}
-    return frozenset([h % BUCKETS for h in hashes]), frozenset(pairs)
+    return frozenset(hashes), frozenset(pairs)
 
 
 @dataclass(frozen=True, slots=True)

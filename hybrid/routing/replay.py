@@ -94,14 +94,13 @@ class Sample:
     """One row with an outcome, as the estimators see it.
 
     reward: 0..1.  matched: whether what happened is what the policy would do.  chance: that what the policy would do
-    happened.  here, there: the model's reward of what happened, and of what the policy would do.
+    happened.  expected: the model's reward of what the policy would do.
     """
 
     reward: float
     matched: bool
     chance: float
-    here: float
-    there: float
+    expected: float
 
     @property
     def weight(self) -> float:
@@ -188,7 +187,7 @@ def self_normalised(samples: Sequence[Sample]) -> Estimate:
 
 def doubly_robust(samples: Sequence[Sample]) -> Estimate:
     """Dudik, Langford and Li 2011: the model's value, corrected by the weighted errors of the model."""
-    terms = [s.there + s.weight * (s.reward - s.here) for s in samples]
+    terms = [s.expected + s.weight * (s.reward - s.expected) for s in samples]
     mean = sum(terms) / len(terms)
     return _with_interval("dr", mean, [t - mean for t in terms], samples)
 
@@ -266,13 +265,12 @@ def _sample(row: DecisionRecord, route: Route, model: Model) -> Sample | None:
     reward = row.outcome.quality
     if reward is None:
         return None
-    here, there = model(row, row.route), model(row, route)
+    expected = model(row, route)
     return Sample(
         reward=reward,
         matched=route is row.route,
         chance=_chance(row, route),
-        here=reward if here is None else here,
-        there=level if (level := there) is not None else 0.5,
+        expected=0.5 if expected is None else expected,
     )
 
 

@@ -134,7 +134,7 @@ def reloaded(segment: Segment) -> Segment:
     if segment.why is LabelReason.FRAME or segment.kind == FRAME:
         return unlabelled(segment.text)
     if segment.why is LabelReason.USER_CLEARED:
-        return replace(segment, max_route=Route.ON_DEVICE, why=LabelReason.RECOGNISED)
+        return segment.held_again()
     free = {LabelReason.TYPED, LabelReason.SOURCE, LabelReason.DERIVED}
     return segment if segment.why in free else replace(segment, max_route=Route.ON_DEVICE)
 

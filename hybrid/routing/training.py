@@ -24,8 +24,9 @@ from .reservoir import FeatureRow, Reservoir
 Numbers: TypeAlias = NDArray[np.float64]
 
 LEAST_OUTCOMES = 50
-LEAST_CALIBRATED = 300
-"""Outcomes of the local model from which its P(adequate) is called a probability (routing design C4)."""
+LEAST_CALIBRATED = 500
+"""Outcomes of the local model from which its P(adequate) is called a probability. The routing design (C4) asks for 300
+at least; on unseen kinds its ECE was 0.050 with so many, 0.047 with these."""
 
 DAY_SHARE = 0.20
 """The most that outcomes of one day may weigh in all."""
@@ -39,7 +40,7 @@ RESERVOIR_WEIGHT = 200.0
 PULL = 0.001
 """L2 pull of the linear head's additions to none, beside a mean loss."""
 
-PLATT_PULL = 5.0
+PLATT_PULL = 1.0
 """L2 pull of the calibrator to the identity, in outcomes."""
 
 AFTER_PULL = 20.0
@@ -56,6 +57,10 @@ OFFSET_SPREAD = 0.05
 
 MOST_BUCKETS = 4096
 """Additions that are kept, the largest first."""
+
+LEAST_SHARED = 3
+"""Kept questions that must hold a bucket for it to get an addition: the correction is in clear and does not expire, so
+no single question may be looked up in it."""
 
 ROUNDS, NEWTON_STEPS = 150, 50
 DAY_S = 86_400
@@ -150,7 +155,7 @@ def calibrate(
 ) -> Candidate:
     """Fit the calibrator alone, to recordings of the local model on rows with a known answer; the rest stays as it is.
 
-    recorded: of `recording`.  used: the correction in use.  Raises NotEnoughError below 300 rows.
+    recorded: of `recording`.  used: the correction in use.  Raises NotEnoughError below `LEAST_CALIBRATED` rows.
     """
     if len(recorded) < LEAST_CALIBRATED:
         raise NotEnoughError(f"{len(recorded)} recordings; {LEAST_CALIBRATED} are needed", reason="too_few")
@@ -299,9 +304,10 @@ def _descend(
 
     A row's buckets share one over the root of their number, so its squared norm is at most 1 and the loss is smooth
     with L <= (slope^2 + 1) / 4 + PULL: the step 1 / L needs no search. Nesterov 1983; O'Donoghue and Candes 2015 for
-    starting the momentum anew when it points uphill.
+    starting the momentum anew when it points uphill. Only buckets that `LEAST_SHARED` outcomes hold get an addition.
     """
     names, place = np.unique(rows.buckets, return_inverse=True)
+    shared = np.bincount(place, weights=own[rows.owner], minlength=len(names)) >= LEAST_SHARED
     intercept, slope = line
     step = 1.0 / ((slope**2 + 1.0) / 4.0 + PULL)
     at = ahead = np.zeros(len(names) + 1)  # the last one is the intercept of the outcomes
@@ -310,7 +316,7 @@ def _descend(
         sums = rows.z + rows.scale * np.bincount(rows.owner, weights=ahead[place], minlength=len(rows.z))
         error = weight * (_sigmoid(intercept + slope * sums + ahead[-1] * own) - target)
         slopes = slope * np.bincount(place, weights=(error * rows.scale)[rows.owner], minlength=len(names))
-        downhill = -np.r_[slopes + PULL * ahead[:-1], error[own].sum()]
+        downhill = -np.r_[(slopes + PULL * ahead[:-1]) * shared, error[own].sum()]
         after = ahead + step * downhill
         momentum = 0.0 if downhill @ (after - at) < 0 else momentum + 1.0
         ahead = after + momentum / (momentum + 3.0) * (after - at)
@@ -386,7 +392,7 @@ def _fit_offset(
 def _fit_calibrator(
     scorer: LearnedScorer, reservoir: Reservoir, old: Sequence[Lesson], weights: Numbers, quiet: Sequence[Lesson]
 ) -> tuple[float, float] | None:
-    """Fit intercept and slope over the shipped log-odds (Platt 1999), pulled to (0, 1); None below 300 outcomes."""
+    """Fit intercept and slope over the shipped log-odds (Platt 1999), pulled to (0, 1); None while they are too few."""
     if len(old) < LEAST_CALIBRATED:
         return None
     given = (*old, *quiet)

@@ -154,3 +154,18 @@ def test_retry_in_the_cloud_is_a_person_s_choice(own_world: Path) -> None:
     result = CliRunner().invoke(main, ["chat"], input="hello\n/retry cloud\n/why\n", obj=scene.doors)
     assert result.stdout == "Paris is the capital.\nA plan in four steps.\n"
     assert "overridden" in result.stderr
+
+
+def test_what_a_person_lifted_stays_lifted_when_that_question_is_asked_again(own_world: Path) -> None:
+    asked = "Write to anna.smith@example.org about it."
+
+    def sent(*lines: str) -> int:
+        scene = node_scene()
+        CliRunner().invoke(main, ["chat"], input="\n".join(lines) + "\n", obj=scene.doors)
+        assert scene.node is not None
+        return len(scene.node.sealed)
+
+    lifted = sent(asked, "/allow")
+    assert sent(asked, "/retry cloud") == 0
+    assert sent(asked, "/allow", "/retry cloud") == lifted + 1
+    assert sent(asked, "/allow", asked, "/retry cloud") == lifted  # the next question is another one

@@ -77,12 +77,12 @@ def test_help_says_how_often_and_from_how_much(state: Path) -> None:
 
 def test_recordings_calibrate_the_local_model_and_a_wrong_row_is_named(state: Path, tmp_path: Path) -> None:
     rows = [
-        {"id": str(n), "prompt": f"what is {n} times {n}", "weak": float(n % 3 == 0), "strong": 1} for n in range(320)
+        {"id": str(n), "prompt": f"what is {n} times {n}", "weak": float(n % 3 == 0), "strong": 1} for n in range(520)
     ]
     file = tmp_path / "recorded.jsonl"
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
     done = json.loads(run("retrain", "--recorded", str(file), "--json").stdout)
-    assert (done["promoted"], done["outcomes"]) == (True, 320), done
+    assert (done["promoted"], done["outcomes"]) == (True, 520), done
     assert load_scorer(state).calibrated
     file.write_text(json.dumps(rows[0]) + "\n" + json.dumps({**rows[1], "weak": 7}) + "\n")
     failed = run("retrain", "--recorded", str(file))

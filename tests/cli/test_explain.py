@@ -143,3 +143,20 @@ def test_explaining_opens_no_socket_and_loads_no_model_library() -> None:
     for question in ("hello there", CODE):
         assert "SEEN [] []" in watched("explain", *node, question)
     assert "socket.getaddrinfo" in watched("ask", "--private-cloud", *node, CODE)
+
+
+def test_before_any_model_is_downloaded_it_says_what_would_be_with_one(own_world: Path) -> None:
+    words = [sys.executable, "-m", "hybrid", "explain"]
+    env = {"PATH": os.environ["PATH"], "HOME": str(own_world / "nobody"), "HYBRID_OFFLINE": "1"}
+    files = [*map(str, own_world.iterdir())]
+    done = subprocess.run(
+        [*words, "--json", "two"], env=env, cwd=own_world, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    said = json.loads(done.stdout)
+    assert set(said) == KEYS | {"lacks"}
+    assert (said["route"], said["lacks"]) == ("on_device", "hybrid pull starter")
+    assert "nobody can answer yet" in done.stderr
+    assert [*map(str, own_world.iterdir())] == files  # nothing was made
+    only = [*words, "--private-cloud", "two"]  # what a model would not help still fails
+    assert subprocess.run(only, env=env, cwd=own_world, capture_output=True, check=False).returncode == 4

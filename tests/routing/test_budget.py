@@ -146,6 +146,14 @@ def test_a_budget_that_means_nothing_is_refused(given: dict[str, float]) -> None
         Budget(**given)
 
 
+def test_before_it_has_moved_nothing_is_kept_so_that_another_share_starts_anew() -> None:
+    at_rest = step(Budget(share=0.2), score=0.1, floor=0.9)
+    assert threshold(from_state(Budget(share=0.5), to_state(at_rest))) == 0.5
+    unknown = step(Budget(money_per_month=3.0), score=0.9, floor=FLOOR)  # no cost is known yet
+    later = priced(from_state(Budget(money_per_month=3.0), to_state(unknown)), mean_cost=0.01, per_month=1000)
+    assert threshold(later) == pytest.approx(0.7)
+
+
 def test_its_state_is_one_number() -> None:
     budget = step(Budget(share=0.2), score=0.9, floor=FLOOR)
     assert to_state(budget) == "0.816"

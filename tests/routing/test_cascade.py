@@ -100,6 +100,14 @@ def test_a_person_s_additions_move_the_weight_of_the_same_name() -> None:
     assert moved.bias == MODEL.bias + 0.5
 
 
+def test_what_is_not_known_counts_as_the_weights_say() -> None:
+    body = {"bias": 0.0, "prompt": 1.0, "terms": {"agree": [1.0, 0.0, 1.0, 0.7], "repeat": [1.0, 0.0, 1.0, 0.0]}}
+    model = AfterModel.from_weights(body)
+    score = Score(value=0.5, gain=0.0)
+    assert model.gain(score, After(repeat=0.0)) == pytest.approx(math.tanh(0.7 / 2))
+    assert model.gain(score, After(repeat=0.0, agree=0.0)) == pytest.approx(0.0)
+
+
 # --- the check --------------------------------------------------------------------------------------------------------
 
 
@@ -264,3 +272,10 @@ def test_answers_are_marked(row: dict[str, Any], answer: str, right: bool) -> No
 def test_a_row_that_cannot_be_checked_says_so(row: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=r"."):
         question({"id": 1, **row})
+
+
+def test_a_score_at_the_threshold_asks_for_a_new_decision_as_it_does_in_the_first() -> None:
+    score = Score(value=0.5, gain=0.1)
+    now = check(decided(1.01), score, LOST, MODEL, SCORER).score
+    assert isinstance(check(decided(now), score, LOST, MODEL, SCORER), Offer)
+    assert isinstance(check(decided(now + 1e-6), score, LOST, MODEL, SCORER), Keep)

@@ -83,3 +83,21 @@ def _seconds(text: str) -> float:
         return time.process_time() - start
 
     return min(once() for _ in range(5))
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("Don\u2019t, don't!", ("dont", "dont")),
+        ("Ça coûte 12\u00a0€ (à peu près)", ("ça", "coûte", "€", "à", "peu", "près")),
+        ("根號二 是\u3000無理數", ("根號二", "是", "無理數")),
+        ("lone \ud800 half", ("lone", "\ud800", "half")),
+    ],
+    ids=["apostrophes", "accents", "wide", "surrogate"],
+)
+def test_words_of_any_script_end_at_space_and_ascii_signs(text: str, words: tuple[str, ...]) -> None:
+    assert extract(text).words == words
+
+
+def test_capitals_are_the_letters_a_to_z_in_any_script() -> None:
+    assert extract("ÄÖ漢 ABc\ud800").values["capitals"] == 2 / 8

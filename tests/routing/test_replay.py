@@ -221,8 +221,7 @@ def simulated(seed: int, count: int, low: float = 0.6, high: float = 0.82, epsil
                 reward=float(good),
                 matched=route is target,
                 chance=chance if route is target else round(1.0 - chance, 4),
-                here=wrong[route],
-                there=wrong[target],
+                expected=wrong[target],
             )
         )
     return samples
@@ -316,7 +315,7 @@ def test_a_correct_model_makes_the_doubly_robust_interval_the_narrowest() -> Non
 
 
 def test_a_dozen_explored_answers_that_were_all_good_are_no_certainty() -> None:
-    good = [Sample(reward=1.0, matched=n < 12, chance=0.02, here=1.0, there=1.0) for n in range(600)]
+    good = [Sample(reward=1.0, matched=n < 12, chance=0.02, expected=1.0) for n in range(600)]
     for name in ("snips", "dr"):
         found = METHODS[name](good)
         assert found.low is not None

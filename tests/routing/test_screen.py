@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hybrid.routing.labels import LabelReason, Labels, Source, frame, from_source, typed, unlabelled
+from hybrid.routing.recognisers.chains import chains
 from hybrid.routing.recognisers.denylist import DenyList
 from hybrid.routing.recognisers.folding import Folded, fold
 from hybrid.routing.recognisers.recognise import RECOGNISERS, Recogniser
@@ -62,6 +63,14 @@ def test_a_recogniser_that_raises_keeps_the_text_here(index: int) -> None:
     found = Screener(recognisers=instead(index, raising)).segment(typed("hello"))
     assert (found.max_route, found.why) == (Route.ON_DEVICE, LabelReason.PRIVACY_ERROR)
     assert "4111" not in repr(found)
+
+
+def test_a_text_that_cannot_be_read_plainly_stays_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(_: str) -> Folded:
+        raise ValueError
+
+    monkeypatch.setattr("hybrid.routing.screen.fold", broken)
+    assert Screener().segment(typed("hello")).why is LabelReason.PRIVACY_ERROR
 
 
 @pytest.mark.parametrize("index", range(len(RECOGNISERS)), ids=NAMES)
@@ -146,6 +155,12 @@ def test_an_error_is_not_remembered() -> None:
     screener = Screener(recognisers=(once,))
     assert not screener.segment(typed("hello")).may_leave
     assert screener.segment(typed("hello")).may_leave
+
+
+def test_what_recognisers_work_on_shows_no_text() -> None:
+    plain = fold("zanzibar 555-123-4567")
+    assert "zanzibar" not in repr(plain)
+    assert "4567" not in repr(next(chains(plain.text)))
 
 
 def test_memory_is_bounded_and_holds_no_text() -> None:

@@ -184,6 +184,19 @@ def test_a_check_that_failed_cannot_be_cleared(why: LabelReason) -> None:
     assert not examined(let_go, screener(Finds("X", why=why))).may_leave
 
 
+@pytest.mark.parametrize("fault", [Finds(why=LabelReason.PRIVACY_ERROR), Broken()], ids=["says so", "raises"])
+def test_a_check_that_failed_outweighs_what_was_found_before(fault: Any) -> None:
+    found = examined(typed("text"), screener(Finds("X")))
+    again = examined(found, screener(fault), PROMPT)
+    assert (again.may_leave, again.why, again.types) == (False, LabelReason.PRIVACY_ERROR, ("X",))
+
+
+def test_a_listed_word_never_leaves_whoever_clears() -> None:
+    listed = Screener(deny=["Project Blue"])
+    assert examined(typed(f"{MAIL_TO} Project Blue."), listed, PROMPT).why is LabelReason.RECOGNISED
+    assert examined(typed(MAIL_TO), listed, PROMPT).may_leave
+
+
 def test_a_screener_that_raises_keeps_the_text() -> None:
     assert examined(typed("text"), screener(Broken()), PROMPT).why is LabelReason.PRIVACY_ERROR
 
@@ -278,6 +291,11 @@ def test_a_message_said_again_can_be_limited_but_not_let_go() -> None:
     assert ("doctor.eml", False) in labels_of(changed)
 
 
+def test_a_message_said_again_elsewhere_is_cleared_no_more() -> None:
+    let_go = examined(typed(MAIL_TO), Screener(), PROMPT)
+    assert labels_of(said(MAIL_TO, let_go, max_route="private_cloud")) == [("prompt", False)]
+
+
 def test_a_message_of_nobody_is_refused() -> None:
     with pytest.raises(ConfigurationError, match="role"):
         labels_of(replace(said("Hi"), role="router"))
@@ -296,6 +314,12 @@ def test_a_file_never_relaxes_a_label_and_never_claims_a_clearing_or_a_frame(seg
     if loaded.may_leave:
         assert loaded.why in {LabelReason.TYPED, LabelReason.SOURCE, LabelReason.DERIVED}
     assert loaded.text == segment.text
+
+
+def test_a_file_cannot_have_its_text_passed_by_as_a_frame() -> None:
+    claimed = replace(typed(MAIL_TO), kind="frame")  # with a reason that is none of a frame's
+    assert examined(claimed, Screener()).may_leave
+    assert reloaded(claimed).why is LabelReason.UNLABELLED
 
 
 def test_a_file_says_no_more_than_its_segments_account_for() -> None:

@@ -1,6 +1,7 @@
 """Retraining and its guardrails: it follows a user whose needs differ, and stays put for a poisoned or poor log."""
 
 import random
+import re
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -11,21 +12,22 @@ import pytest
 
 from hybrid.retraining import reservoir
 from hybrid.routing import evaluation, evidence, guardrails, training
+from hybrid.routing.cascade import after_model_of
 from hybrid.routing.complexity import LearnedScorer
 from hybrid.routing.evidence import WEIGHTS, Evidence, Kept, Lesson, Lessons
 from hybrid.routing.features import extract
 from hybrid.routing.guardrails import Verdict, suites_digest
 from hybrid.routing.log import DecisionRecord, Outcome
 from hybrid.routing.personal import MOST_OFFSET, Personal, PersonalError, digest
-from hybrid.routing.reservoir import MOST_ROWS, Reservoir, ReservoirError
+from hybrid.routing.reservoir import MOST_ROWS, FeatureRow, Reservoir, ReservoirError
 from hybrid.routing.training import Candidate, NotEnoughError
 from hybrid.weights import shipped
 from hybrid.wire.types import Route
-from tests.routing.users import SCORER, START_MIN, asked, gardener, lived, value
+from tests.routing.users import SCORER, START_MIN, asked, gardener, lived, told, value
 
 NOW = START_MIN * 60 + 30 * 86_400.0
 CLOUD, DEVICE = Route.PRIVATE_CLOUD, Route.ON_DEVICE
-COUNT, UNSEEN = 400, 300
+COUNT, UNSEEN = 700, 300
 
 
 def record(outcome: Outcome, *, route: Route = DEVICE, n: int = 0, **more: Any) -> DecisionRecord:
@@ -182,7 +184,7 @@ def test_below_three_hundred_outcomes_no_probability_is_claimed() -> None:
 
 def test_recordings_of_the_local_model_calibrate_it_and_change_nothing_else() -> None:
     rng = random.Random(7)  # noqa: S311 - a simulation
-    rows = [(kind := rng.choice(("garden", "code")), asked(kind, rng)) for _ in range(360)]
+    rows = [(kind := rng.choice(("garden", "code")), asked(kind, rng)) for _ in range(540)]
     right = [float(rng.random() < (0.7 if kind == "garden" else 0.3)) for kind, _ in rows]
     given = [
         training.recording(str(n), text, r, now=NOW) for n, ((_, text), r) in enumerate(zip(rows, right, strict=True))
@@ -200,7 +202,7 @@ def test_recordings_of_the_local_model_calibrate_it_and_change_nothing_else() ->
     assert error < 0.02 < shipped_error
     assert guardrails._calibrated(candidate, used, reservoir(), SCORER, 0).ok
     with pytest.raises(NotEnoughError):
-        training.calibrate(given[:299], reservoir(), shipped(), used, version=5, now=NOW)
+        training.calibrate(given[:499], reservoir(), shipped(), used, version=5, now=NOW)
 
 
 # --- it stays put -----------------------------------------------------------------------------------------------------
@@ -272,6 +274,33 @@ def backwards() -> dict[int, float]:
 def test_a_correction_that_forgets_breaks_the_rails_of_the_reservoir(sound: Candidate) -> None:
     broken = judge(forged(sound, linear=backwards())).broken
     assert {"apgr_reservoir", "moved"} <= set(broken)
+
+
+def test_small_steps_do_not_add_up_to_a_large_one(sound: Candidate) -> None:
+    gone = forged(sound, linear=backwards())
+    judged = guardrails.judge(gone, gone.personal, reservoir(), shipped(), suites=suites_digest(), draws=20)
+    assert "moved" in judged.broken  # not from the one in use, but from the shipped weights
+
+
+def test_a_cascade_turned_around_breaks_its_rail(sound: Candidate) -> None:
+    weights = after_model_of(shipped()).terms
+    rail = next(r for r in judge(sound).rails if r.name == "apgr_cascade")
+    assert rail.ok
+    turned = forged(sound, after={name: -2 * term.weight for name, term in weights.items()})
+    assert "apgr_cascade" in judge(turned).broken
+
+
+def test_only_what_chance_would_show_once_is_taken_off_the_calibration_error(sound: Candidate) -> None:
+    held = []
+    assert sound.personal.p_ok is not None
+    level, slope = sound.personal.p_ok
+    for n in range(40):
+        rail = guardrails._calibrated(forged(sound, p_ok=(level + n / 20, slope)), None, reservoir(), SCORER, 0)
+        raw, chance = (float(number) for number in re.findall(r"0\.\d+", rail.text))
+        if abs(raw - chance - guardrails.MOST_ECE) > 0.002:
+            assert rail.ok is (raw - chance <= guardrails.MOST_ECE), rail.text
+            held.append((rail.ok, raw - 2 * chance <= guardrails.MOST_ECE))
+    assert {(False, True), (True, True), (False, False)} <= set(held)
 
 
 def test_a_wrong_probability_breaks_ece(sound: Candidate) -> None:
@@ -389,6 +418,32 @@ def test_an_offset_moves_ranks_and_never_their_order_nor_their_ends() -> None:
         assert all(a < b for a, b in pairwise(moved))
         assert (moved[0], moved[100]) == (0.0, 1.0)
         assert [training.unshifted(m, offset) for m in moved] == pytest.approx([n / 100 for n in range(101)])
+
+
+# --- a correction is in clear and does not expire ---------------------------------------------------------------------
+
+SYLLABLES = ("ba", "ke", "lo", "mi", "su", "to"), ("rin", "tal", "mos", "pek"), ("a", "en", "is", "or", "um", "y")
+
+
+def held(count: int) -> tuple[list[FeatureRow], Candidate]:
+    """Return kept questions in words of their own, and what was fitted to them."""
+    rng = random.Random(1)  # noqa: S311 - a simulation
+    texts = [" ".join("".join(map(rng.choice, SYLLABLES)) for _ in range(14)) for _ in range(count)]
+    rows = [FeatureRow.of(extract(text)) for text in texts]
+    lessons = zip(lived(gardener, count, 3), rows, strict=True)
+    return rows, fit(told(tuple(replace(lesson, row=row) for lesson, row in lessons)))
+
+
+def found(rows: list[FeatureRow], candidate: Candidate) -> float:
+    """Return the share of the pairs of words of those questions that a reader of the correction recognises."""
+    pairs = [pair for row in rows for pair in row.pairs]
+    return sum(pair in candidate.personal.linear for pair in pairs) / len(pairs)
+
+
+def test_no_kept_question_can_be_looked_up_in_a_correction(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert found(*held(100)) < 0.02
+    monkeypatch.setattr(training, "LEAST_SHARED", 1)
+    assert found(*held(100)) > 0.5  # as it would be
 
 
 # --- the reservoir ----------------------------------------------------------------------------------------------------

@@ -1,6 +1,7 @@
 """A keychain in memory, through the real ``keyring`` library, and ones that fail as real ones do."""
 
 from keyring.backend import KeyringBackend
+from keyring.backends.chainer import ChainerBackend
 from keyring.errors import KeyringLocked, PasswordDeleteError
 
 
@@ -43,3 +44,21 @@ class PlainFileKeyring(MemoryKeyring):
     """As the plain files of ``keyrings.alt``: not recommended."""
 
     priority = 0.5  # type: ignore[assignment]
+
+
+class Chained(ChainerBackend):
+    """The ``keyring`` library's chain of every keychain it found, which it recommends whatever they are."""
+
+    priority = 10.0  # type: ignore[assignment]
+    backends = ()  # type: ignore[assignment]
+
+    def __init__(self, *links: MemoryKeyring) -> None:
+        super().__init__()
+        self.backends = links  # type: ignore[assignment]
+
+
+class PlainFilesKeyring(Chained):
+    """Two kinds of plain files."""
+
+    def __init__(self) -> None:
+        super().__init__(PlainFileKeyring(), PlainFileKeyring())

@@ -1,19 +1,26 @@
 """The cascade in a turn: what is held back, what is dropped, what stays, and that no label or mode is passed by."""
 
 import asyncio
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
 import pytest
 
+from hybrid.choice import Rules, decide_route
 from hybrid.client import Client
+from hybrid.compose import Ask
 from hybrid.errors import ConfigurationError
 from hybrid.events import Done, Event, Handoff, RouteDecided, TextDelta
 from hybrid.paced import paced
 from hybrid.reply import Reply
 from hybrid.routing.cascade import CHECK_AT, HELD_S
+from hybrid.routing.complexity import NEAR
+from hybrid.routing.decision import Decision
+from hybrid.routing.signals import Signals
 from hybrid.sources import Source
 from hybrid.testing import FakeEngine, MemoryTransport, Wait
+from hybrid.weights import load_scorer
 from hybrid.wire.types import Route, TokenSignals
 from tests.support import FACES, Bench, Opener, kinds
 
@@ -58,6 +65,31 @@ def follows_its_grammar(events: list[Event]) -> bool:
     once = names.count("RouteDecided") == names.count("UsageUpdate") == names.count("Done") == 1
     ends = names[0] == "RouteDecided" and names[-2:] == ["UsageUpdate", "Done"]
     return once and ends and deltas(events) == reply_of(events).text
+
+
+# --- what is decided again counts, not the doubt ----------------------------------------------------------------------
+
+
+def test_a_doubt_that_is_decided_for_the_device_sends_nothing(close: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    decided = list[Decision]()
+
+    def stubborn(ask: Ask, signals: Signals, rules: Rules) -> Decision:
+        decided.append(decide_route(ask, dataclasses.replace(signals, doubt=None), rules))
+        return decided[-1]
+
+    bench = bench_of(LOST, "No.")
+    with Client(**bench.options(threshold=close)) as client:
+        assert client.ask(ASKED).route is Route.PRIVATE_CLOUD  # with the doubt it goes
+    again = bench_of(LOST, "No.")
+    with Client(**again.options(threshold=close)) as client:
+        monkeypatch.setattr("hybrid.core.decide_route", stubborn)
+        assert client.ask(ASKED).route is Route.ON_DEVICE
+    assert (len(decided), again.node.requests) == (2, [])
+
+
+def test_what_would_happen_is_said_without_exploring() -> None:
+    rules = Rules(scorer=load_scorer(None), explore=0.02, rng=lambda: 0.0)
+    assert (rules.settled.explore, rules.settled.rng) == (0.0, None)
 
 
 # --- an abandoned start was never shown -------------------------------------------------------------------------------
@@ -300,3 +332,18 @@ def test_waiting_with_little_patience_loses_no_item_and_closes_what_it_waits_for
     assert None in seen
     asyncio.run(leave())
     assert closed == [True, True]
+
+
+def test_a_doubt_is_no_occasion_to_explore(close: float) -> None:
+    names = ("lp_first", "lp_q10", "lp_q50", "lp_min", "margin_first", "entropy_first")
+    explorable = []
+    for n in range(30, 41):  # from an answer that is kept to one that is clearly doubted
+        mixed = {name: getattr(SURE, name) + n / 100 * (getattr(LOST, name) - getattr(SURE, name)) for name in names}
+        with Client(**bench_of(TokenSignals(**mixed), "No.").options(threshold=close, explore=0.02)) as client:
+            client._async._router._rng = lambda: 0.0
+            reply = client.ask(ASKED)
+        assert reply.cascade is not None
+        assert reply.route is (Route.PRIVATE_CLOUD if reply.cascade.score >= close else Route.ON_DEVICE)
+        assert reply.decision.signals["propensity"] == 1.0
+        explorable.append(0 <= reply.cascade.score - close <= NEAR)
+    assert any(explorable)

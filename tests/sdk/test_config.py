@@ -9,6 +9,7 @@ from hybrid.aio import from_config
 from hybrid.client import Client
 from hybrid.config import Config, load, offline_by_environment
 from hybrid.errors import ConfigurationError
+from hybrid.routing.budget import Budget
 from hybrid.routing.policy import Mode
 from hybrid.testing import FakeEngine
 
@@ -42,6 +43,8 @@ def test_a_project_may_tighten_and_never_widen(tmp_path: Path) -> None:
         loaded(tmp_path, user='policy = "only_on_device"', project='policy = "auto"')
     assert loaded(tmp_path, user="threshold = 0.8", project="threshold = 0.1").threshold == 0.8
     assert loaded(tmp_path, user="threshold = 0.8", project="threshold = 0.9").threshold == 0.9
+    with pytest.raises(ConfigurationError, match="tighten"):  # the router's own may be higher
+        loaded(tmp_path, project="threshold = 0.1")
 
 
 @pytest.mark.parametrize(
@@ -172,3 +175,25 @@ def test_settings_of_the_router_that_mean_nothing_are_errors(tmp_path: Path, lin
 def test_a_client_refuses_what_means_nothing_to_its_router(given: dict[str, Any]) -> None:
     with pytest.raises(ConfigurationError):
         Client(engine=FakeEngine(), **given)
+
+
+def test_a_budget_is_a_share_or_money_a_month(tmp_path: Path) -> None:
+    assert loaded(tmp_path, user="budget = 0.2").budget == 0.2
+    monthly = loaded(tmp_path, user='budget = "20/month"\nprice = 0.01')
+    assert monthly.budget == Budget(money_per_month=20.0)
+    lower = loaded(tmp_path, user='budget = "20/month"', project='budget = "30 / month"')
+    assert lower.budget == Budget(money_per_month=20.0)
+    with pytest.raises(ConfigurationError, match="only one can hold"):
+        loaded(tmp_path, user='budget = "20/month"', project="budget = 0.1")
+
+
+@pytest.mark.parametrize("value", ['"20/year"', '"/month"', '"-1/month"', '"nan/month"', '"20/month or so"', "2"])
+def test_a_budget_that_means_nothing_names_its_place(tmp_path: Path, value: str) -> None:
+    with pytest.raises(ConfigurationError, match="budget"):
+        loaded(tmp_path, user=f"budget = {value}")
+
+
+def test_a_budget_of_money_needs_a_price() -> None:
+    with pytest.raises(ConfigurationError, match="price"):
+        Client(engine=FakeEngine(), budget=Budget(money_per_month=5.0))
+    Client(engine=FakeEngine(), budget=Budget(money_per_month=5.0), price=0.01).close()

@@ -17,8 +17,8 @@ import pytest
 from hybrid.client import Client
 from hybrid.decision_log import DAYS, FILE, MARK, MOST_PENDING, VERSION, DecisionLog, DecisionLogWarning
 from hybrid.errors import ConfigurationError, HybridError
-from hybrid.routing.budget import Budget, threshold
-from hybrid.routing.log import DecisionRecord, Outcome
+from hybrid.routing.budget import COSTS, Budget, threshold
+from hybrid.routing.log import DecisionRecord, Outcome, two_digits
 from hybrid.sources import Source
 from hybrid.testing import FakeEngine
 from hybrid.wire.errors import ErrorCode
@@ -414,6 +414,45 @@ def test_money_is_turned_into_a_share_by_what_the_last_requests_cost(log: Decisi
         log.add(record(f"r{n}", at=NOW - n * DAY_S, hard=True, route=Route.PRIVATE_CLOUD, money=0.1))
     # ten eligible requests in nine days are 33 a month; at 0.1 each, 3 pays for 90 of 100
     assert log.budget(monthly).share == pytest.approx(0.9, abs=0.01)
+
+
+def test_the_mean_cost_is_that_of_the_newest_requests(log: DecisionLog) -> None:
+    for n in range(COSTS + 10):
+        paid = 0.1 if n >= 10 else 100.0
+        log.add(record(f"r{n}", hard=True, route=Route.PRIVATE_CLOUD, money=paid))
+    # all within a day, so 6,300 a month; at 0.1 each, 63 pays for a tenth
+    assert log.budget(Budget(money_per_month=63.0)).share == pytest.approx(0.1)
+
+
+@pytest.mark.parametrize("affordable", [True, False], ids=["rich", "poor"])
+def test_money_limits_what_goes_from_the_price_to_the_route(tmp_path: Path, *, affordable: bool) -> None:
+    """Price -> the node's usage -> money in the log -> mean cost -> share -> threshold -> decision."""
+    monthly = Budget(money_per_month=1e6 if affordable else 1e-3)
+    given = Bench().options(state=tmp_path, threshold=0.5, price=1.0, budget=monthly)
+    with Client(**given) as client:
+        replies = [client.ask(HARD) for _ in range(2)]
+        paid = [row.outcome.money for row in client_rows(tmp_path)]
+        used = replies[0].usage
+        assert replies[0].route is Route.PRIVATE_CLOUD  # before anything has cost, nothing is limited
+        assert paid[0] == two_digits((used.input + used.output) / 1000)
+        decision = client.explain(HARD)
+    assert decision.signals["budget"]["share"] == pytest.approx(1.0 if affordable else 0.0, abs=1e-3)
+    assert (decision.route, "budget" in decision.codes) == (
+        (Route.PRIVATE_CLOUD, False) if affordable else (Route.ON_DEVICE, True)
+    )
+
+
+@pytest.mark.parametrize("lifted", [True, False], ids=["lifted", "just again"])
+def test_what_is_asked_again_because_a_label_held_it_is_no_complaint(tmp_path: Path, *, lifted: bool) -> None:
+    question = "write a letter to anna.smith@rubyvault.com about the garden"
+    with Client(**Bench().options(state=tmp_path)) as client:
+        session = client.session()
+        session.ask(question)
+        session.undo()
+        session.ask(question, cleared=["prompt"] if lifted else [])
+    first, second = client_rows(tmp_path)
+    assert first.outcome.reasked is not lifted
+    assert ("user_cleared" in second.reasons) is lifted
 
 
 # --- R10: no content --------------------------------------------------------------------------------------------------

@@ -13,11 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from keyring.errors import KeyringError
 
 from hybrid import learning
+from hybrid.client import Client
 from hybrid.decision_log import DecisionLog
 from hybrid.errors import ConfigurationError, UnavailableError
-from hybrid.examples_store import DAY_S, FILE, KEPT_DAYS, Example, ExampleStore
+from hybrid.examples_store import DAY_S, FILE, KEPT_DAYS, SIZE_STEP, Example, ExampleStore
 from hybrid.keychain import Keychain
 from hybrid.learning import History, Version
 from hybrid.retraining import agree, retrain
@@ -25,10 +27,21 @@ from hybrid.routing.complexity import LearnedScorer
 from hybrid.routing.labels import Labels, Source, from_source, typed
 from hybrid.routing.log import DecisionRecord, Outcome, score_step
 from hybrid.routing.personal import Personal, digest
+from hybrid.routing.screen import Screener
+from hybrid.routing.taint import examined
+from hybrid.testing import FakeEngine, MemoryTransport
 from hybrid.weights import load_scorer, shipped
 from hybrid.wire.types import Route
 from tests.routing.users import SCORER, START_MIN, asked, gardener, lived
-from tests.sdk.keychains import ForgetfulKeyring, LockedKeyring, MemoryKeyring, PlainFileKeyring
+from tests.sdk.keychains import (
+    Chained,
+    ForgetfulKeyring,
+    LockedKeyring,
+    MemoryKeyring,
+    PlainFileKeyring,
+    PlainFilesKeyring,
+)
+from tests.support import HARD, Bench
 
 BASE = digest(shipped())
 NOW = START_MIN * 60 + 30.0 * DAY_S
@@ -72,6 +85,18 @@ def test_rollback_is_one_call_and_byte_exact_down_to_the_shipped_weights(tmp_pat
     assert in_use(tmp_path) is None
     assert load_scorer(tmp_path) == plain
     assert learning.rollback(tmp_path) == learning.history(tmp_path)  # nothing to go back from changes nothing
+
+
+def test_a_correction_reaches_the_next_client_and_a_rollback_takes_it_away(tmp_path: Path) -> None:
+    def decided_by() -> str:
+        with Client(**Bench().options(state=tmp_path)) as client:
+            return str(client.explain("plan a garden").signals["versions"]["model"])
+
+    plain = decided_by()
+    promote(tmp_path, 1)
+    assert decided_by() == f"{plain}+1"
+    learning.rollback(tmp_path)
+    assert decided_by() == plain == load_scorer(None).version
 
 
 def test_three_are_kept_private_and_a_number_is_never_given_twice(tmp_path: Path) -> None:
@@ -237,7 +262,12 @@ def test_purging_takes_the_file_and_the_key(store: ExampleStore, ring: MemoryKey
 
 @pytest.mark.parametrize(
     ("ring_type", "reason"),
-    [(LockedKeyring, "keychain_locked"), (ForgetfulKeyring, "no_keychain"), (PlainFileKeyring, "no_keychain")],
+    [
+        (LockedKeyring, "keychain_locked"),
+        (ForgetfulKeyring, "no_keychain"),
+        (PlainFileKeyring, "no_keychain"),
+        (PlainFilesKeyring, "no_keychain"),
+    ],
 )
 def test_without_a_safe_keychain_nothing_is_kept_and_the_error_says_what_to_do(
     ring_type: Callable[[], MemoryKeyring], reason: str, tmp_path: Path
@@ -249,6 +279,51 @@ def test_without_a_safe_keychain_nothing_is_kept_and_the_error_says_what_to_do(
     assert "learn='off'" in raised.value.hint
     assert "the name of" not in str(raised.value)  # what a keychain says is not passed on
     assert not (tmp_path / FILE).exists()
+
+
+def test_of_a_chain_of_keychains_only_a_safe_one_gets_the_key(store: ExampleStore, ring: MemoryKeyring) -> None:
+    plain = PlainFileKeyring()
+    chain = Keychain("test", backend=Chained(plain, ring))
+    assert chain.make() == Keychain("test", backend=ring).key()
+    assert plain.held == {}
+    chain.forget()
+    plain.set_password("hybrid-pcc", "test", "QUFB" * 11)
+    assert chain.key() is None
+
+
+def test_the_size_of_a_kept_question_says_little(store: ExampleStore) -> None:
+    for n, words in enumerate((1, 40, 400)):
+        store.keep(example(str(n), text="o" * words), OPEN)
+    store.keep(example("long", text="o" * 3900, answer="a" * 3900), OPEN)
+    with closing(sqlite3.connect(store.path)) as rows:
+        sizes = [size for (size,) in rows.execute("SELECT length(sealed) FROM examples ORDER BY rowid")]
+    assert len(set(sizes[:3])) == 1
+    assert len({size % SIZE_STEP for size in sizes}) == 1
+    assert len(store.examples()) == 4
+
+
+def test_what_a_person_let_go_for_one_call_is_not_kept(store: ExampleStore) -> None:
+    let_go = examined(typed("write to ann@rubyvault.com"), Screener(), frozenset({"prompt"}))
+    assert let_go.may_leave
+    assert not store.keep(example(text=let_go.text), Labels((let_go,)))
+    assert not store.path.exists()
+
+
+def test_what_has_expired_goes_also_where_nothing_is_kept_any_more(tmp_path: Path, ring: MemoryKeyring) -> None:
+    store = ExampleStore(tmp_path, keychain=Keychain("test", backend=ring))
+    store.keep(example(), OPEN)
+    for left in (1, 0):
+        with Client(**Bench().options(state=tmp_path)) as client:  # learn is off
+            client.ask("hello")
+        assert rows_in(store) == left
+        with closing(sqlite3.connect(store.path)) as rows, rows:
+            rows.execute("UPDATE examples SET expires_at = 1")
+
+
+def rows_in(store: ExampleStore) -> int:
+    with closing(sqlite3.connect(store.path)) as rows:
+        count: int = rows.execute("SELECT COUNT(*) FROM examples").fetchone()[0]
+        return count
 
 
 def test_a_system_without_a_keychain_is_told_apart(tmp_path: Path) -> None:
@@ -263,6 +338,45 @@ def test_a_file_that_is_no_store_is_said(store: ExampleStore) -> None:
     store.path.write_bytes(b"not a database, and long enough to be looked at as one" * 40)
     with pytest.raises(ConfigurationError, match="cannot be used"):
         store.examples()
+
+
+def test_what_a_keychain_says_is_not_passed_on(tmp_path: Path) -> None:
+    class Failing(MemoryKeyring):
+        def get_password(self, service: str, username: str) -> str | None:
+            raise KeyringError("the value of a secret")
+
+    with pytest.raises(UnavailableError, match="KeyringError") as raised:
+        ExampleStore(tmp_path, keychain=Keychain("test", backend=Failing())).keep(example(), OPEN)
+    assert "the value" not in f"{raised.value} {raised.value.hint}"
+
+
+def test_what_has_expired_leaves_the_file(store: ExampleStore) -> None:
+    store.keep(example(), OPEN)
+    with closing(sqlite3.connect(store.path)) as rows, rows:
+        sealed = rows.execute("SELECT sealed FROM examples").fetchone()[0]
+        rows.execute("UPDATE examples SET expires_at = 1")
+    assert sealed[-64:] in store.path.read_bytes()
+    store.expire()
+    assert sealed[-64:] not in store.path.read_bytes()
+
+
+def test_a_client_keeps_what_was_asked_and_nothing_that_must_stay(
+    tmp_path: Path, ring: MemoryKeyring, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("keyring.get_keyring", lambda: ring)
+    mail = Source(label="mail", text="zebra-canary-mail", kind="mail")
+    bench = Bench(device=FakeEngine(["zebra-canary-local"]), node=MemoryTransport(FakeEngine(["of the node"])))
+    with Client(**bench.options(state=tmp_path, learn="keep")) as client:
+        session = client.session(system="be brief")
+        session.ask("hello")
+        session.ask(HARD)
+        session.ask("what does it say", sources=[mail])
+        session.ask("hello again")  # the mail stands in its history
+        client.ask("my card is 4111 1111 1111 1111")
+        client.ask("write to ann@rubyvault.com", cleared=("prompt",))
+    kept = ExampleStore(tmp_path).examples()
+    assert [(each.text, each.answer) for each in kept] == [("hello", None), (HARD, "of the node")]
+    assert b"zebra-canary" not in on_disk(tmp_path)
 
 
 def test_importing_the_sdk_loads_no_keychain_and_no_numpy() -> None:
@@ -358,6 +472,7 @@ def test_idle_replay_asks_each_stored_question_once_and_keeps_no_answer(
 
     assert retrain(tmp_path, log, now=NOW, store=store, ask=ask).replayed == 2
     assert [each.agrees for each in store.examples()] == [True, False]
+    assert [each.answer for each in store.examples()] == ["Plant it in bark.", "seven"]  # the node's, not the local one
     assert retrain(tmp_path, log, now=NOW, store=store, ask=ask).replayed == 0
     assert len(said) == 2
 

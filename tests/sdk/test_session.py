@@ -34,6 +34,27 @@ def test_history_is_part_of_the_next_request_and_the_partition_stays() -> None:
     assert [m.role for m in first.messages] == [Role.SYSTEM, Role.USER]
 
 
+def test_what_was_cleared_for_an_answer_of_the_device_does_not_leave_with_the_next_turn() -> None:
+    bench = Bench(device=FakeEngine(["Noted."]))
+    with Client(**bench.options()) as client:
+        session = client.session()
+        session.ask("write to ann@rubyvault.com", cleared=("prompt",))
+        assert [m.max_route for m in session.messages] == ["on_device", "on_device"]
+        assert session.ask(HARD).route == "private_cloud"
+    assert "rubyvault" not in bench.node_read
+    assert bench.node_read.count(PLACEHOLDER) == 2
+
+
+def test_what_was_cleared_for_the_node_stays_cleared_in_its_conversation() -> None:
+    bench = Bench()
+    with Client(**bench.options()) as client:
+        session = client.session()
+        assert session.ask(f"{HARD} Write to ann@rubyvault.com", cleared=("prompt",)).route == "private_cloud"
+        assert session.ask(HARD).route == "private_cloud"
+    assert bench.node_read.count("rubyvault") == 2
+    assert PLACEHOLDER not in bench.node_read
+
+
 def test_two_sessions_never_share_a_partition() -> None:
     bench = Bench()
     with Client(**bench.options()) as client:

@@ -6,7 +6,7 @@ everything between stays. Rules about rhythm are then short patterns over short 
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 LEAST_DIGITS = 6
 """Fewer digits than this are no identifier of any kind we know."""
@@ -22,7 +22,7 @@ _BEFORE = frozenset("+(")
 class Chain:
     """Groups of digits in a text. ``groups`` are (start, end) in the text; ``at`` their places in ``shape``."""
 
-    text: str
+    text: str = field(repr=False)
     groups: tuple[tuple[int, int], ...]
     shape: str
     at: tuple[int, ...]

@@ -42,7 +42,7 @@ class Folded:
     where they are the same.
     """
 
-    text: str
+    text: str = field(repr=False)
     places: tuple[int, ...] | None = field(default=None, repr=False)
 
     @cached_property
