@@ -25,6 +25,7 @@ UNWRITABLE = {
     sqlite3.SQLITE_NOLFS,
 }
 PRIMARY = 0xFF  # the lower byte of an extended result code
+OTHERS = 0o077
 BESIDE = ("", "-wal", "-shm", "-journal")
 
 T = TypeVar("T")
@@ -119,7 +120,7 @@ class Database:
     def _open(self, patience_s: float) -> sqlite3.Connection:
         if self.path is not None:
             make_private(self.path.parent)
-            os.close(os.open(self.path, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, PRIVATE_FILE))
+            _keep_private(self.path)
         db = sqlite3.connect(self.path or ":memory:", timeout=patience_s, isolation_level=None, check_same_thread=False)
         try:
             db.row_factory = sqlite3.Row
@@ -176,3 +177,13 @@ class Database:
             f"{self.path} cannot be used: {why}",
             hint="make that folder writable and the disk less full, or name another one with state= or HYBRID_STATE",
         )
+
+
+def _keep_private(path: Path) -> None:
+    """Make the file when it is missing, readable by its owner alone; one that others may read is closed to them."""
+    handle = os.open(path, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, PRIVATE_FILE)
+    try:
+        if os.fstat(handle).st_mode & OTHERS:
+            os.fchmod(handle, PRIVATE_FILE)
+    finally:
+        os.close(handle)

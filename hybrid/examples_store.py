@@ -4,25 +4,24 @@ Each is sealed by itself with AES-256-GCM under a key in the system's keychain, 
 after 30 days. Nothing of a turn that must stay on the device is ever kept, and nothing here is sent anywhere.
 """
 
-import contextlib
 import hashlib
 import json
 import os
 import secrets
-import sqlite3
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from sqlite3 import Connection
+from typing import TypeVar
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from .errors import ConfigurationError
+from .database import Database
 from .keychain import Keychain
 from .learning import EXAMPLES
 from .routing.labels import Labels, strictest
-from .state import PRIVATE_FILE, make_private
 from .wire.types import Route
 
 FILE = EXAMPLES
@@ -34,8 +33,11 @@ NONCE_BYTES = 12
 SIZE_STEP = 4096  # bytes; a sealed question is padded to a multiple, so that its size is no key to look it up by
 BUSY_S = 5.0
 _CONTEXT = b"hybrid-pcc example 1"
-_TABLE = """CREATE TABLE IF NOT EXISTS examples
-(request_id TEXT PRIMARY KEY, expires_at INTEGER NOT NULL, sealed BLOB NOT NULL)"""
+_TABLE = "CREATE TABLE examples (request_id TEXT PRIMARY KEY, expires_at INTEGER NOT NULL, sealed BLOB NOT NULL)"
+MARK, VERSION = 0x68706365, 1  # "hpce", and of the table
+REMEDY = "hybrid eval retrain --forget deletes it; learn='off' does without"
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,6 +72,7 @@ class ExampleStore:
     ) -> None:
         self.path = folder / FILE
         account = hashlib.sha256(os.fsencode(folder.absolute())).hexdigest()[:16]
+        self._database = Database(self.path, tables=(_TABLE,), mark=MARK, version=VERSION, remedy=REMEDY)
         self._keychain = keychain or Keychain(f"examples {account}")
         self._now = now
         self._rng = rng
@@ -84,14 +87,16 @@ class ExampleStore:
         limit = strictest(segment.held_again().max_route for segment in labels.segments)
         if too_long or limit is not Route.PRIVATE_CLOUD:
             return False
-        key = self._keychain.make()
-        expires_at = int(self._now()) + KEPT_DAYS * DAY_S
-        with self._open() as rows:
-            rows.execute("INSERT OR REPLACE INTO examples VALUES (?, ?, ?)", self._sealed(key, example, expires_at))
+        sealed = self._sealed(self._keychain.make(), example, int(self._now()) + KEPT_DAYS * DAY_S)
+
+        def keep(rows: Connection) -> None:
+            rows.execute("INSERT OR REPLACE INTO examples VALUES (?, ?, ?)", sealed)
             rows.execute(
                 "DELETE FROM examples WHERE rowid NOT IN (SELECT rowid FROM examples ORDER BY rowid DESC LIMIT ?)",
                 (MOST_EXAMPLES,),
             )
+
+        self._run(keep)
         return True
 
     def note(self, example: Example) -> None:
@@ -99,42 +104,42 @@ class ExampleStore:
 
         One that is kept no more is not kept again. Raises as `keep`.
         """
-        key = self._keychain.key()
-        with self._open() as rows:
-            found = rows.execute(
-                "SELECT expires_at FROM examples WHERE request_id = ?", (example.request_id,)
-            ).fetchone()
+        key, name = self._keychain.key(), example.request_id
+
+        def note(rows: Connection) -> None:
+            found = rows.execute("SELECT expires_at FROM examples WHERE request_id = ?", (name,)).fetchone()
             if found and key:
-                request_id, _, sealed = self._sealed(key, example, found[0])
-                rows.execute("UPDATE examples SET sealed = ? WHERE request_id = ?", (sealed, request_id))
+                _, _, sealed = self._sealed(key, example, found[0])
+                rows.execute("UPDATE examples SET sealed = ? WHERE request_id = ?", (sealed, name))
+
+        self._run(note)
 
     def examples(self) -> tuple[Example, ...]:
         """Return what is kept and can be read, oldest first; what has expired or can't be read is deleted.
 
         Raises UnavailableError while the keychain can't be asked, ConfigurationError for a file that is no store.
         """
-        if not self.path.exists():
+        if not self._database.exists:
             return ()
         key = self._keychain.key()
-        with self._open() as rows:
+
+        def read(rows: Connection) -> list[Example]:
             found = rows.execute("SELECT request_id, expires_at, sealed FROM examples ORDER BY rowid").fetchall()
-            read = {row[0]: _unsealed(key, *row) for row in found}
-            rows.executemany("DELETE FROM examples WHERE request_id = ?", [(i,) for i, e in read.items() if e is None])
-        return tuple(example for example in read.values() if example is not None)
+            all_ = {row[0]: _unsealed(key, *row) for row in found}
+            rows.executemany("DELETE FROM examples WHERE request_id = ?", [(i,) for i, e in all_.items() if e is None])
+            return [example for example in all_.values() if example is not None]
+
+        return tuple(self._run(read))
 
     def expire(self) -> None:
         """Delete what is too old; asks for no key. Raises ConfigurationError."""
-        if self.path.exists():
-            with self._open():
-                pass
+        if self._database.exists:
+            self._run(lambda _: None)
 
     def purge(self) -> None:
         """Delete every example, the file, and the key that sealed them. Raises UnavailableError, ConfigurationError."""
-        if self.path.exists():
-            with self._open() as rows:
-                rows.execute("DELETE FROM examples")
-            for name in (FILE, f"{FILE}-journal"):
-                self.path.with_name(name).unlink(missing_ok=True)
+        if self._database.exists:
+            self._database.unlink()
         self._keychain.forget()
 
     def _sealed(self, key: bytes, example: Example, expires_at: int) -> tuple[str, int, bytes]:
@@ -144,24 +149,21 @@ class ExampleStore:
         sealed = nonce + AESGCM(key).encrypt(nonce, plain, _bound(example.request_id, expires_at))
         return example.request_id, expires_at, sealed
 
-    @contextlib.contextmanager
-    def _open(self) -> Iterator[sqlite3.Connection]:
-        """Open the file, private from its first byte, without what has expired; one transaction."""
-        try:
-            make_private(self.path.parent)
-            os.close(os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, PRIVATE_FILE))
-            with contextlib.closing(sqlite3.connect(self.path, timeout=BUSY_S)) as rows, rows:
-                rows.execute("PRAGMA secure_delete = ON")
-                rows.execute(_TABLE)
-                self._expire(rows)
-                yield rows
-        except (sqlite3.Error, OSError) as error:
-            raise ConfigurationError(
-                f"{self.path} cannot be used: {type(error).__name__}",
-                hint="hybrid eval forget deletes it; learn='off' does without",
-            ) from None
+    def _run(self, work: Callable[[Connection], T]) -> T:
+        """Do something in one transaction over what has not expired; what was deleted leaves the file."""
 
-    def _expire(self, rows: sqlite3.Connection) -> None:
+        def fresh(rows: Connection) -> T:
+            self._expire(rows)
+            return work(rows)
+
+        try:
+            result = self._database.run(fresh, patience_s=BUSY_S)
+            self._database.scrub()
+            return result
+        finally:
+            self._database.close()
+
+    def _expire(self, rows: Connection) -> None:
         """Delete what is too old; and what claims to live longer than anything may: the clock was set back."""
         now = int(self._now())
         rows.execute("DELETE FROM examples WHERE expires_at <= ? OR expires_at > ?", (now, now + KEPT_DAYS * DAY_S))

@@ -536,3 +536,11 @@ def test_the_search_finds_content_however_it_were_written(tmp_path: Path, how: s
         assert connection is not None
         connection.execute("UPDATE decisions SET mode = ?", (b"before " + traces(CANARY)[how] + b" after",))
         assert f"{CANARY}: {how}" in found_in(on_disk(tmp_path), [CANARY])
+
+
+def test_a_file_that_others_could_read_is_closed_to_them(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        with closing(DecisionLog(tmp_path)) as log:
+            log.add(record(name))
+        assert (tmp_path / FILE).stat().st_mode & 0o777 == 0o600
+        (tmp_path / FILE).chmod(0o644)

@@ -336,7 +336,7 @@ def test_a_system_without_a_keychain_is_told_apart(tmp_path: Path) -> None:
 def test_a_file_that_is_no_store_is_said(store: ExampleStore) -> None:
     store.path.parent.mkdir()
     store.path.write_bytes(b"not a database, and long enough to be looked at as one" * 40)
-    with pytest.raises(ConfigurationError, match="cannot be used"):
+    with pytest.raises(ConfigurationError, match="cannot be read"):
         store.examples()
 
 
