@@ -13,6 +13,8 @@ from hybrid.cli.turn import Plain, run_turn
 from hybrid.errors import HybridError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from hybrid.cli.consent import Consent
     from hybrid.cli.lines import Lines
     from hybrid.cli.opening import Opening
@@ -141,7 +143,7 @@ class Conversation:
             return
         if reply.doubt:
             talk(f"hint: {DOUBTS[reply.doubt]}; /retry cloud asks the private cloud")
-        elif reply.decision.signals["privacy"]["by"] == "recognised":
+        elif _liftable(reply.decision.signals["privacy"]):
             talk("hint: /allow sends it all the same, where the decision would")
 
     def _note_starter(self, reply: "Reply") -> None:
@@ -149,3 +151,10 @@ class Conversation:
         if not self._noted and self.screen.tty and reply.model == STARTER_ID and not chosen:
             self._noted = True
             talk(STARTER_NOTE)
+
+
+def _liftable(privacy: "Mapping[str, Any]") -> bool:
+    """Whether a person may lift what keeps a text here: something found in it that is no word of their deny-list."""
+    from hybrid.routing.recognisers.spans import DENY_LIST
+
+    return privacy["by"] == "recognised" and DENY_LIST not in privacy["types"]
