@@ -11,8 +11,9 @@ from _unseen import Part, Said
 from hybrid.routing import evaluation
 from hybrid.routing.budget import Budget, step, threshold
 from hybrid.routing.evaluation import Curve, Numbers, Scored
+from hybrid.routing.logistic import logistic
 from hybrid.routing.personal import Personal
-from hybrid.routing.training import LEAST_CALIBRATED, PLATT_PULL, _logistic, logit
+from hybrid.routing.training import LEAST_CALIBRATED, PLATT_PULL, logit
 
 SHARES = (0.1, 0.2, 0.3, 0.4, 0.5)
 RUNS = 20
@@ -108,7 +109,7 @@ def calibrated(said: Said, *, seed: int) -> tuple[Numbers, Numbers]:
     order = rng.permutation(len(said.rows))
     fit, rest = order[:LEAST_CALIBRATED], order[LEAST_CALIBRATED:]
     odds, ones = np.array([logit(p) for p in said.p_ok]), np.ones(len(fit))
-    line = _logistic(odds[fit], said.weak[fit], ones, prior=(0.0, 1.0), pull=PLATT_PULL)
+    line = logistic(odds[fit], said.weak[fit], ones, prior=(0.0, 1.0), pull=PLATT_PULL)
     personal = Personal(base="", version=1, day=0, p_ok=(line[0], max(0.0, line[1])))
     return np.array([personal.adequate(p) for p in said.p_ok[rest]]), said.weak[rest]
 

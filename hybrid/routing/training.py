@@ -7,7 +7,6 @@ weights and held by the reservoir. Trees are never refitted. Nothing is drawn: s
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,11 +16,10 @@ from .complexity import LearnedScorer
 from .evidence import Lesson, Lessons
 from .features import CONVERSATION, extract
 from .log import STEPS
+from .logistic import Numbers, logistic, newton, sigmoid
 from .personal import BUCKETS, MOST_ADDED, MOST_SLOPE, Personal, digest, logit
 from .personal import STEPS as KEPT_STEPS
 from .reservoir import FeatureRow, Reservoir
-
-Numbers: TypeAlias = NDArray[np.float64]
 
 LEAST_OUTCOMES = 50
 LEAST_CALIBRATED = 500
@@ -62,7 +60,7 @@ LEAST_SHARED = 3
 """Kept questions that must hold a bucket for it to get an addition: the correction is in clear and does not expire, so
 no single question may be looked up in it."""
 
-ROUNDS, NEWTON_STEPS = 150, 50
+ROUNDS = 150
 DAY_S = 86_400
 
 
@@ -289,9 +287,9 @@ def _fit_linear(
     if len({wrong for wrong, _ in told}) < 2:  # noqa: PLR2004 - right and wrong
         return {}
     needed = np.array([max(0.0, each.strong - each.weak) for each in reservoir.rows])
-    line = _logistic(held.z, needed, np.ones(len(needed)), prior=(0.0, 1.0), pull=1.0)
+    line = logistic(held.z, needed, np.ones(len(needed)), prior=(0.0, 1.0), pull=1.0)
     count = len(held.z)
-    shipped = _sigmoid(line[0] + line[1] * held.z)
+    shipped = sigmoid(line[0] + line[1] * held.z)
     target = np.r_[shipped, [wrong for wrong, _ in told]]
     weight = np.r_[np.full(count, RESERVOIR_WEIGHT / count), [w for _, w in told]]
     return _descend(held.plus(own), line, target, weight / weight.sum(), np.arange(len(target)) >= count)
@@ -314,7 +312,7 @@ def _descend(
     momentum = 0.0
     for _ in range(ROUNDS):
         sums = rows.z + rows.scale * np.bincount(rows.owner, weights=ahead[place], minlength=len(rows.z))
-        error = weight * (_sigmoid(intercept + slope * sums + ahead[-1] * own) - target)
+        error = weight * (sigmoid(intercept + slope * sums + ahead[-1] * own) - target)
         slopes = slope * np.bincount(place, weights=(error * rows.scale)[rows.owner], minlength=len(names))
         downhill = -np.r_[(slopes + PULL * ahead[:-1]) * shared, error[own].sum()]
         after = ahead + step * downhill
@@ -352,10 +350,10 @@ def _fit_after(
         starts.append(log_odds(model.gain(score, signals)))
     given = [gain for _, _, gain, _ in (*own, *beside)]
     target = np.array(
-        [_sigmoid(z) if gain is None else (gain + 1) / 2 for gain, z in zip(given, np.array(starts), strict=True)]
+        [sigmoid(z) if gain is None else (gain + 1) / 2 for gain, z in zip(given, np.array(starts), strict=True)]
     )
     weight = np.array([w for *_, w in (*own, *beside)])
-    added = _newton(
+    added = newton(
         np.array(rows).T, target, weight, start=np.array(starts), prior=np.zeros(len(names)), pull=AFTER_PULL
     )
     return {
@@ -399,9 +397,9 @@ def _fit_calibrator(
     right = 1.0 - np.array([lesson.wrong for lesson in given])
     odds = shipped_odds(scorer, reservoir, given)
     weight = np.r_[weights, [lesson.weight for lesson in quiet]]
-    intercept, slope = _logistic(odds, right, weight, prior=(0.0, 1.0), pull=PLATT_PULL)
+    intercept, slope = logistic(odds, right, weight, prior=(0.0, 1.0), pull=PLATT_PULL)
     if slope <= 0:  # the shipped head tells nothing here: one probability for all
-        intercept, slope = _logistic(0 * odds, right, weight, prior=(0.0, 0.0), pull=PLATT_PULL)
+        intercept, slope = logistic(0 * odds, right, weight, prior=(0.0, 0.0), pull=PLATT_PULL)
     return round(intercept, 6), round(min(MOST_SLOPE, slope), 6)
 
 
@@ -452,38 +450,3 @@ def _within(scorer: LearnedScorer, held: Table, linear: Mapping[int, float], off
 def _rounded(additions: Numbers) -> Numbers:
     unit = np.abs(additions).max() / KEPT_STEPS
     return np.asarray(np.round(additions / unit) * unit) if unit else additions
-
-
-def _logistic(
-    x: Numbers, y: Numbers, weight: Numbers, *, prior: tuple[float, float], pull: float
-) -> tuple[float, float]:
-    """Return intercept and slope of a weighted logistic regression on one variable, pulled to ``prior``."""
-    found = _newton(np.stack([np.ones(len(x)), x]), y, weight, start=np.zeros(len(x)), prior=np.array(prior), pull=pull)
-    return float(found[0]), float(found[1])
-
-
-def _newton(columns: Numbers, y: Numbers, weight: Numbers, *, start: Numbers, prior: Numbers, pull: float) -> Numbers:
-    """Minimise sum of weight * log loss of sigmoid(start + at @ columns) + pull / 2 * |at - prior|^2, by Newton.
-
-    columns: shape (k, n).  A step is halved until the loss falls: rows that are easily told apart make it overshoot.
-    """
-
-    def loss(at: Numbers) -> float:
-        odds = start + at @ columns
-        return float((weight * (np.logaddexp(0.0, odds) - y * odds)).sum() + pull / 2 * ((at - prior) ** 2).sum())
-
-    at = prior.astype(np.float64)
-    for _ in range(NEWTON_STEPS):
-        p = _sigmoid(start + at @ columns)
-        slopes = columns @ (weight * (p - y)) + pull * (at - prior)
-        bends = (columns * (weight * p * (1 - p))) @ columns.T + pull * np.eye(len(prior))
-        move = np.linalg.solve(bends, slopes)
-        lower = next((0.5**n for n in range(30) if loss(at - 0.5**n * move) < loss(at)), None)
-        if lower is None:
-            break
-        at = at - lower * move
-    return at
-
-
-def _sigmoid(x: Numbers) -> Numbers:
-    return np.asarray(1.0 / (1.0 + np.exp(-x.clip(-40.0, 40.0))))
