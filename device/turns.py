@@ -43,7 +43,7 @@ class Turns:
         self._apart = Steps(loaded, max_rows=1)  # one at a time of those whose step failed beside others
         self._waiting: deque[Live] = deque()
         self._readings: list[Reading] = []
-        self.step_s = 0.0
+        self.step_s = self._join_s = 0.0
         self.rebuilds = 0
         self._emptied = False
 
@@ -129,14 +129,21 @@ class Turns:
             self._begin(self._waiting.popleft())
         begun = time.perf_counter()
         answering = len(self._answering())
-        reading_s = self._read()
-        self._place()
+        reading_s = 0.0 if self._read_whole() else self._read()  # who waits for a place has had its chunk
+        joined = self._place(reading_s if answering else 0.0)
         for steps in self._generators:
             if len(steps):
                 self._step(steps)
         if answering:
-            self.step_s = smooth(self.step_s, time.perf_counter() - begun - reading_s)
+            self._account(time.perf_counter() - begun - reading_s, joined=joined)
         self._free()
+
+    def _account(self, steps_s: float, *, joined: bool) -> None:
+        """Note what the steps took: together with one that joined they took so much longer."""
+        if joined:
+            self._join_s = smooth(self._join_s, max(0.0, steps_s - self.step_s))
+        else:
+            self.step_s = smooth(self.step_s, steps_s)
 
     def _has_room(self, live: Live) -> bool:
         running = self.running
@@ -182,14 +189,26 @@ class Turns:
         reading.live.progress(reading.done)
         return took
 
-    def _place(self) -> None:
-        """Let those whose prompt is read begin to answer."""
-        for reading in [reading for reading in self._readings if not reading.left]:
-            steps = self._home(reading.live)
-            if steps is self._apart and len(steps):
-                continue
+    def _place(self, held_s: float) -> bool:
+        """Let those whose prompt is read begin to answer; tells whether anybody did.
+
+        held_s: what a chunk has held the answers up in this turn. Joining takes time as well, since caches are copied:
+        where both together would be too long, whoever joins does so in the next turn, before any chunk.
+        """
+        whole = self._read_whole()
+        if held_s and held_s + self._join_s > self._options.max_stall_s:
+            return False
+        for reading, steps in whole:
             self._readings.remove(reading)
             self._insert(reading.live, steps, reading.ids, reading.cache)
+        return bool(whole)
+
+    def _read_whole(self) -> list[tuple[Reading, Steps]]:
+        """Return the prompts that are read and where each is to be answered; one at a time of those that run apart."""
+        homes = [(reading, self._home(reading.live)) for reading in self._readings if not reading.left]
+        apart = [pair for pair in homes if pair[1] is self._apart]
+        others = [pair for pair in homes if pair[1] is not self._apart]
+        return others if len(self._apart) else [*others, *apart[:1]]
 
     def _insert(self, live: Live, steps: Steps, ids: list[int], cache: list[Any]) -> None:
         try:

@@ -1,6 +1,7 @@
 """R8 in turns and tokens: a long prompt freezes nobody. R5: what is cancelled is gone before the next chunk or step."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -127,6 +128,23 @@ def test_chunks_follow_the_measured_speed_within_their_limits(driver: Driver) ->
         chunks.append(reader.chunk)
     assert chunks == [CHUNK_MIN, int(200 * AIM * 0.2), CHUNK]
     assert CHUNK_MIN < chunks[1] < CHUNK
+
+
+@pytest.mark.parametrize(
+    ("join_s", "calls"), [(0.0, [(1, 9), (8, 1), (1, 1)]), (1.0, [(1, 9), (8, 1), (8, 1), (1, 1)])]
+)
+def test_who_would_hold_the_answers_up_too_long_joins_in_the_next_turn(
+    driver: Driver, join_s: float, calls: list[tuple[int, int]]
+) -> None:
+    """By rows and tokens of each forward pass: its chunk, a step without it where there is no time, then its own."""
+    _eight_answers(driver)
+    driver.turns._options = replace(driver.turns._options, max_stall_s=1.0)
+    driver.turns._join_s = join_s
+    driver.submit(prompt(10), max_tokens=4)
+    with driver.watched() as seen:
+        while driver.turns._readings or driver.turns.waiting:
+            driver.turns.turn()
+    assert seen == calls
 
 
 def test_a_cancel_in_the_middle_of_a_prompt_reads_no_further_chunk(driver: Driver) -> None:

@@ -24,7 +24,7 @@ TRIES = 3
 
 @pytest.fixture
 def driver(starter: Path) -> Iterator[Driver]:
-    made = Driver(starter, chunk_tokens=16)
+    made = Driver(starter, chunk_tokens=16, max_stall_s=1e9)  # chunks that time decides would round otherwise
     yield made
     made.close()
 
