@@ -11,9 +11,6 @@ from typing import Any
 
 from hybrid.wire.types import Route
 
-ROUTE_WORDS = {Route.ON_DEVICE: "on the device", Route.PRIVATE_CLOUD: "in the private cloud"}
-"""How a route is said in a sentence."""
-
 
 class Layer(StrEnum):
     """The layer of the router a reason comes from, in the order they run."""

@@ -57,11 +57,6 @@ class _Known:
         return tuple(parts)
 
 
-def forbidden(request: GenerateRequest, labels: Labels) -> tuple[Segment, ...]:
-    """Return every segment of exactly this request that may not leave the device; empty means all of it may."""
-    return tuple(s for parts in cover(request, labels) for s in parts if not s.may_leave)
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outgoing:
     """What of a request the node would get to see.

@@ -5,12 +5,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hybrid.routing.labels import LabelReason, Labels, Segment, Source, frame, from_source, typed, unlabelled
-from hybrid.routing.outgoing import PLACEHOLDER, cover, forbidden, outgoing
+from hybrid.routing.outgoing import PLACEHOLDER, cover, outgoing
 from hybrid.routing.taint import derived
 from hybrid.wire.types import GenerateRequest, Message, Role, Route
 from tests.routing.cases import MAIL, OPEN_FILE, kept, one_turn, request
 
 CANARY = "canary-7f3a"
+
+
+def forbidden(request: GenerateRequest, labels: Labels) -> list[Segment]:
+    """Every segment of exactly this request that may not leave."""
+    return [part for parts in cover(request, labels) for part in parts if not part.may_leave]
 
 
 @pytest.mark.parametrize("kind", ["mail", "calendar", "contacts", "index", "something new"])

@@ -22,7 +22,7 @@ Recogniser = Callable[[Folded], Iterable[Span]]
 """Reports what it finds in the plain form of a text, with offsets of the original."""
 
 RECOGNISERS: tuple[Recogniser, ...] = (emails, ips, ibans, numbers, documents, credentials)
-"""The structured types: `spans.STRUCTURED`."""
+"""For types with a form of their own: looked for unless detection is off."""
 
 
 def recognise(text: str, *, strict: bool = False) -> tuple[Span, ...]:

@@ -2,21 +2,6 @@
 
 from dataclasses import dataclass
 
-STRUCTURED = (
-    "EMAIL_ADDRESS",
-    "CREDIT_CARD",
-    "IBAN_CODE",
-    "US_SSN",
-    "PHONE_NUMBER",
-    "IP_ADDRESS",
-    "SECRET",
-    "NATIONAL_ID",
-)
-"""Types with a form of their own: looked for unless detection is off."""
-
-STRICT = ("PERSON", "ADDRESS", "BIRTH_DATE", "HEALTH")
-"""Types known by light cues alone: looked for under ``detect="strict"``."""
-
 DENY_LIST = "DENY_LIST"
 """The type of words a person has listed themselves."""
 
