@@ -9,7 +9,7 @@ import contextlib
 import ctypes
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -34,19 +34,18 @@ class Library:
         name = "openblas_get_num_threads" if self.kind == "openblas" else "MKL_Get_Max_Threads"
         return int(getattr(self.handle, name)())
 
-    def probe(self, side: int) -> Callable[[], object]:
-        """Return a call that computes one square product of that side with the library itself."""
-        matrix = (ctypes.c_float * (side * side))(*([1.0] * (side * side)))
-        result = (ctypes.c_float * (side * side))()
+    def product(self, left: memoryview, right: memoryview, depth: int) -> bytes:
+        """Return the product of two f32 matrices in row order, (n, depth) and (depth, m), made by the library itself."""
+        rows, columns = left.nbytes // (4 * depth), right.nbytes // (4 * depth)
+        operands = [(ctypes.c_char * matrix.nbytes).from_buffer_copy(matrix.cast("B")) for matrix in (left, right)]
+        result = (ctypes.c_float * (rows * columns))()
+        sides = [ctypes.c_int(side) for side in (rows, columns, depth)]
+        one, zero, columns_c = ctypes.c_float(1.0), ctypes.c_float(0.0), ctypes.c_int(columns)
         sgemm = self.handle.cblas_sgemm
         sgemm.restype = None
-        sides, one, zero = [ctypes.c_int(side)] * 3, ctypes.c_float(1.0), ctypes.c_float(0.0)
-        lead = ctypes.c_int(side)
-
-        def run() -> None:
-            sgemm(ROW_MAJOR, NO_TRANSPOSE, NO_TRANSPOSE, *sides, one, matrix, lead, matrix, lead, zero, result, lead)
-
-        return run
+        ours = (operands[0], ctypes.c_int(depth), operands[1], columns_c)
+        sgemm(ROW_MAJOR, NO_TRANSPOSE, NO_TRANSPOSE, *sides, one, *ours, zero, result, columns_c)
+        return bytes(result)
 
 
 def load(threads: int, *, prefix: Path | None = None) -> Library | None:

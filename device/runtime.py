@@ -9,7 +9,6 @@ import importlib
 import os
 import sys
 import threading
-import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -21,9 +20,11 @@ from .cores import usable_cores
 
 Path = Literal["metal", "cuda", "cpu-openblas", "cpu-mkl", "cpu-slow"]
 
-PROBE = 384  # side of the square product that proves the library is used; 0.1 GFLOP, a few milliseconds
-EFFECTIVE = 0.25  # share of the library's own speed below which MLX is not using it; the bundled BLAS reaches 0.06
-PROBE_ROUNDS, PROBE_S = 4, 0.2  # at least so many rounds and so long before a library is called ineffective
+PROOF = (
+    64,
+    2048,
+)  # rows and depth of the product that proves the library is used: deep, so that every one rounds its own way
+PROOFS = 3  # a library that shares out its work anew may round anew
 INSTALL_HINT = (
     "install OpenBLAS from your distribution (Debian and Ubuntu: apt install libopenblas0-pthread), "
     "or, on x86-64 without root: pip install mkl"
@@ -136,7 +137,16 @@ def _judge(core: ModuleType, library: blas.Library | None, *, first: bool) -> Ru
 
 
 def _proved(core: ModuleType, library: blas.Library) -> bool:
-    return apart(lambda: _effective(lambda: _mlx_product(core), library.probe(PROBE)), core=core, name="hybrid-probe")
+    return apart(lambda: any(_same(core, library) for _ in range(PROOFS)), core=core, name="hybrid-proof")
+
+
+def _same(core: ModuleType, library: blas.Library) -> bool:
+    """Tell whether MLX's product has the library's very bits: the one MLX bundles differs in most of them."""
+    rows, depth = PROOF
+    noise = core.random.normal((2, rows * depth), key=core.random.key(0))
+    left, right = noise[0].reshape(rows, depth), noise[1].reshape(depth, rows)
+    core.eval(left, right, product := left @ right)
+    return bytes(memoryview(product)) == library.product(memoryview(left), memoryview(right), depth)
 
 
 def apart(work: Callable[[], T], *, core: ModuleType, name: str) -> T:
@@ -158,34 +168,6 @@ def apart(work: Callable[[], T], *, core: ModuleType, name: str) -> T:
     thread.start()
     thread.join()
     return done.result()
-
-
-def _mlx_product(core: ModuleType) -> None:
-    """Compute one square product in f32. The operands are made anew: ones multiply no faster than noise."""
-    square = core.ones((PROBE, PROBE))
-    core.eval(square)
-    core.eval(square @ square)
-
-
-def _effective(ours: Callable[[], object], theirs: Callable[[], object]) -> bool:
-    """Tell whether MLX is about as fast as the library itself, by the best of alternating runs.
-
-    Ends at the first proof; a busy machine gets more tries before it is called slow.
-    """
-    best_ours = best_theirs = float("inf")
-    begun, rounds = time.perf_counter(), 0
-    while rounds < PROBE_ROUNDS or time.perf_counter() - begun < PROBE_S:
-        best_ours, best_theirs = min(best_ours, _seconds(ours)), min(best_theirs, _seconds(theirs))
-        rounds += 1
-        if rounds > 1 and best_theirs >= EFFECTIVE * best_ours:  # the first round only warms threads and caches
-            return True
-    return False
-
-
-def _seconds(run: Callable[[], object]) -> float:
-    start = time.perf_counter()
-    run()
-    return time.perf_counter() - start
 
 
 def _default_threads() -> int:
