@@ -35,7 +35,7 @@ class Library:
         return int(getattr(self.handle, name)())
 
     def product(self, left: memoryview, right: memoryview, depth: int) -> bytes:
-        """Return the product of two f32 matrices in row order, (n, depth) and (depth, m), made by the library itself."""
+        """Return the product of two f32 matrices in row order, (n, depth) and (depth, m), by the library itself."""
         rows, columns = left.nbytes // (4 * depth), right.nbytes // (4 * depth)
         operands = [(ctypes.c_char * matrix.nbytes).from_buffer_copy(matrix.cast("B")) for matrix in (left, right)]
         result = (ctypes.c_float * (rows * columns))()
