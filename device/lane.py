@@ -11,14 +11,20 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple, Self
 
 from . import runtime
-from .fit import in_steps
+from .fit import KV_STEP, in_steps
 
 
 class LaneCache:
-    """Keys and values of one layer; ``_rows`` is mlx-lm's KVCache for one row, its BatchKVCache for more."""
+    """Keys and values of one layer; ``_rows`` is mlx-lm's KVCache for one row, its BatchKVCache for more.
 
-    def __init__(self, rows: Any) -> None:
+    most: tokens the row may come to hold.  phase: tokens past a whole step at which its room ends. Growing copies what
+    is held: layers of one phase would all do it in the same step, and hold everybody up.
+    """
+
+    def __init__(self, rows: Any, *, most: int = 0, phase: int = 0) -> None:
         self._rows = rows
+        self._most = [most]  # of each row
+        self._phase = phase
 
     # -- what models call -----------------------------------------------------------------------------------------
 
@@ -29,7 +35,7 @@ class LaneCache:
 
     def update_and_fetch(self, keys: Any, values: Any) -> tuple[Any, Any]:
         """Append keys and values (rows, heads, tokens, size) and return all of them."""
-        self._grow(keys.shape[2])
+        self._grow(keys, values)
         both: tuple[Any, Any] = self._rows.update_and_fetch(keys, values)
         return both
 
@@ -75,12 +81,14 @@ class LaneCache:
 
     def extend(self, other: Self) -> None:
         """Take another cache's rows in. Rows that meet hold a token at least."""
-        self._rows = _laid_out([*self._blocks(), *other._blocks()])
+        self._most = [*self._most, *other._most]
+        self._lay_out([*self._blocks(), *other._blocks()])
 
     def filter(self, keep: Sequence[int]) -> None:
         """Keep these rows only, given in order; a single one that is left becomes plain again."""
         if not self._plain:
-            self._rows = _laid_out(self._blocks(keep))
+            self._most = [self._most[row] for row in keep]
+            self._lay_out(self._blocks(keep))
 
     def extract(self, row: int) -> Any:
         """Return one row as a plain cache of exactly its length."""
@@ -105,14 +113,25 @@ class LaneCache:
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "LaneCache":
         """Hand a single row over without copying it: the generator copies a batch only to drop the original."""
-        return LaneCache(copy.copy(self._rows) if self._plain else copy.deepcopy(self._rows, memo))
+        other = LaneCache(copy.copy(self._rows) if self._plain else copy.deepcopy(self._rows, memo), phase=self._phase)
+        other._most = list(self._most)
+        return other
 
-    def _grow(self, tokens: int) -> None:
-        """Make room in whole steps: mlx-lm adds them to whatever length it has, and would take up to one more."""
+    def _grow(self, *new: Any) -> None:
+        """Make room for new keys and values in steps: mlx-lm would add whole ones to whatever length it has."""
         rows = self._rows
-        length = in_steps(rows.size() + tokens)
-        if rows.keys is not None and rows.size() + tokens > rows.keys.shape[2]:
-            rows.keys, rows.values = _lengthened(rows.keys, length), _lengthened(rows.values, length)
+        need = rows.size() + new[0].shape[2]
+        held = [array[:, :, :0] for array in new] if rows.keys is None else [rows.keys, rows.values]
+        if need > held[0].shape[2]:
+            rows.keys, rows.values = (_lengthened(array, self._room(need)) for array in held)
+
+    def _room(self, need: int) -> int:
+        """Return a length for so many tokens, in this layer's phase, never longer than whole steps for the longest."""
+        return min(in_steps(need - self._phase) + self._phase, in_steps(max(need, *self._most)))
+
+    def _lay_out(self, blocks: Sequence["_Block"]) -> None:
+        end = max(length for block in blocks for length in block.lengths)
+        self._rows = _laid_out(blocks, end, self._room(end))
 
     def _blocks(self, keep: Sequence[int] | None = None) -> list["_Block"]:
         """Return the rows, or those to keep, in runs of neighbours."""
@@ -142,27 +161,26 @@ def _block(rows: Any, numbers: Sequence[int], padding: Sequence[int]) -> _Block:
     return _Block(rows.keys[part], rows.values[part], lengths)
 
 
-def _laid_out(blocks: Sequence[_Block]) -> Any:
-    """Lay rows out in one rectangle, each ending where the longest ends.
+def _laid_out(blocks: Sequence[_Block], end: int, room: int) -> Any:
+    """Lay rows out in one rectangle, each ending where the longest ends. end: there.  room: length of the rectangle.
 
     It is written once: mlx-lm pads, joins and then lengthens, and each of the three writes it all, which held eight
     running answers up for seconds when one of a thousand tokens joined them.
     """
     module = runtime.mlx_lm("models.cache")
     lengths = [length for block in blocks for length in block.lengths]
-    end = max(lengths)
     batch = module.KVCache() if len(lengths) == 1 else module.BatchKVCache([end - length for length in lengths])
-    batch.keys = _rectangle([block.keys for block in blocks], end)
-    batch.values = _rectangle([block.values for block in blocks], end)
+    batch.keys = _rectangle([block.keys for block in blocks], end, room)
+    batch.values = _rectangle([block.values for block in blocks], end, room)
     batch.offset += end
     if len(lengths) > 1:
         batch._idx = end  # noqa: SLF001 - as its own merge does
     return batch
 
 
-def _rectangle(parts: Sequence[Any], end: int) -> Any:
+def _rectangle(parts: Sequence[Any], end: int, room: int) -> Any:
     heads, size = parts[0].shape[1], parts[0].shape[3]
-    rectangle = runtime.mlx().zeros((sum(part.shape[0] for part in parts), heads, in_steps(end), size), parts[0].dtype)
+    rectangle = runtime.mlx().zeros((sum(part.shape[0] for part in parts), heads, room, size), parts[0].dtype)
     row = 0
     for part in parts:
         rectangle[row : row + part.shape[0], :, end - part.shape[2] : end] = part
@@ -176,16 +194,18 @@ def _lengthened(array: Any, length: int) -> Any:
     return core.concatenate([array, core.zeros((rows, heads, length - held, size), array.dtype)], axis=2)
 
 
-def lanes(model: Any, served: Sequence[Any] | None = None) -> list[Any]:
+def lanes(model: Any, served: Sequence[Any] | None = None, *, most: int = 0) -> list[Any]:
     """Return the caches to start a request with.
 
-    served: plain caches of kept context, or None. Models whose layers need another kind of cache keep theirs.
+    served: plain caches of kept context, or None.  most: tokens it may come to hold, prompt and answer. Models whose
+    layers need another kind of cache keep theirs.
     """
     module = runtime.mlx_lm("models.cache")
     layers = list(served) if served is not None else module.make_prompt_cache(model)
     if any(type(layer) is not module.KVCache for layer in layers):
         return layers
-    return [LaneCache(layer) for layer in layers]
+    phases = [number * KV_STEP // len(layers) for number in range(len(layers))]
+    return [LaneCache(layer, most=most, phase=phase) for layer, phase in zip(layers, phases, strict=True)]
 
 
 def plain(layers: Sequence[Any]) -> list[Any]:

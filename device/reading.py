@@ -14,8 +14,8 @@ from .lane import lanes
 from .live import Live
 from .loader import Loaded
 
-CHUNK_MIN = 8  # tokens; less costs more in overhead than it saves in waiting
-AIM = 0.75  # of the longest wait allowed: a chunk costs more than the ones before it, its cache being longer
+CHUNK_MIN = 4  # tokens; less costs more in overhead than it saves in waiting
+AIM = 0.6  # of the longest wait allowed: a chunk costs more than the ones before it, its cache being longer
 TURN_OF_THE_FIRST = 4  # each fourth chunk goes to the prompt that came first, however long it is
 WARM_UP_TOKENS = 16
 SMOOTHING = 0.3  # weight of the newest measurement in a moving average

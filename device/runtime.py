@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from types import ModuleType
 from typing import Any, Literal, TypeVar
 
-from . import blas, heap
+from . import attention, blas, heap
 from .cores import usable_cores
 
 Path = Literal["metal", "cuda", "cpu-openblas", "cpu-mkl", "cpu-slow"]
@@ -89,6 +89,8 @@ def mlx_lm(name: str = "") -> ModuleType:
             os.environ[switch] = "1"
         os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
         with _kept_file_limit():
+            if "attention" not in _state and _state["path"].path.startswith("cpu"):
+                _state["attention"] = attention.installed(_state["core"])
             return importlib.import_module(f"mlx_lm.{name}" if name else "mlx_lm")
 
 

@@ -45,6 +45,7 @@ class Turns:
         self._readings: list[Reading] = []
         self.step_s = self._join_s = 0.0
         self.rebuilds = 0
+        self.used_bytes = 0  # of cache, as the arrays are
         self._emptied = False
 
     # --- what other threads may read ---------------------------------------------------------------
@@ -79,14 +80,6 @@ class Turns:
     def promised_bytes(self) -> int:
         """Bytes of cache the running requests may come to take."""
         return self._banded(self.running)
-
-    @property
-    def used_bytes(self) -> int:
-        """Bytes of cache the running requests take now."""
-        token = self._loaded.plan.kv_token_bytes
-        widths = [[len(live.ids) + len(live.emitted) for live in steps.lives] for steps in self._generators]
-        widths += [[reading.done] for reading in list(self._readings)]
-        return sum(fit.kv_bytes(rows=len(row), tokens=max(row), kv_token_bytes=token) for row in widths if row)
 
     # --- coming and going --------------------------------------------------------------------------
 
@@ -161,7 +154,7 @@ class Turns:
         ids = live.restart()
         try:
             shared, served = (0, None) if live.rebuilds else self._prefix.take(live.partition, ids)
-            cache = lanes(self._loaded.model, served)
+            cache = lanes(self._loaded.model, served, most=_most(live))
         except Exception as error:  # noqa: BLE001 - this request fails alone
             self._fail(live, error)
             return
@@ -258,7 +251,7 @@ class Turns:
             self._begin(live)
             return
         live.chooser.restart(len(live.emitted))
-        self._insert(live, home, live.ids + live.emitted, lanes(self._loaded.model, cache))
+        self._insert(live, home, live.ids + live.emitted, lanes(self._loaded.model, cache, most=_most(live)))
 
     def _take_out(self, live: Live, steps: Steps, *, keep: bool = True) -> None:
         """Take a request that has ended from its generator, before the next step."""
@@ -286,12 +279,14 @@ class Turns:
         self._prefix.put(live.partition, ids, cache)
 
     def _free(self) -> None:
-        """Give the memory of ended requests back; an engine that keeps context may also keep buffers."""
+        """Give the memory of ended requests back and see what is left; with kept context buffers are kept as well."""
         if self._emptied and self._options.stateless:
             for steps in self._generators:
                 steps.forget()
             runtime.mlx().clear_cache()
         self._emptied = False
+        reading = sum(layer.nbytes for reading in self._readings for layer in reading.cache)
+        self.used_bytes = reading + sum(steps.cache_bytes for steps in self._generators)
 
     # --- what goes wrong ---------------------------------------------------------------------------
 
@@ -323,6 +318,11 @@ class Turns:
 def _held(live: Live) -> int:
     """Tokens of context a request holds by its next step."""
     return min(len(live.ids) + len(live.emitted) + 1, live.length)
+
+
+def _most(live: Live) -> int:
+    """Tokens of context a request may come to hold in the length band where it is now."""
+    return min(live.length, (*fit.BANDS, live.length)[fit.band_of(_held(live))])
 
 
 def _ended(live: Live, response: Any, values: list[float]) -> tuple[FinishReason, str] | None:

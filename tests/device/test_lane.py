@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from device import runtime
-from device.fit import in_steps
-from device.lane import LaneCache
+from device.fit import KV_STEP, in_steps
+from device.lane import LaneCache, lanes
 
 from .driving import Driver, prompt
 
@@ -108,3 +108,67 @@ def test_answers_of_all_lengths_say_side_by_side_what_they_say_alone(tiny: Path)
         driver.run()
         assert alone.emitted == live.emitted
     driver.close()
+
+
+LAYERS = 32
+
+
+def _rooms(layers: list[LaneCache]) -> list[int]:
+    return [layer._rows.keys.shape[2] for layer in layers]
+
+
+def _fed(layers: list[Any], tokens: int, rows: int = 1) -> None:
+    new = runtime.mlx().ones((rows, HEADS, tokens, SIZE))
+    for layer in layers:
+        layer.update_and_fetch(new, new)
+    runtime.mlx().eval([layer.state for layer in layers])
+
+
+def _empty(count: int, most: int) -> list[Any]:
+    """Return the caches of one request for a model of so many layers."""
+    layers = [runtime.mlx_lm("models.cache").KVCache() for _ in range(count)]
+    return lanes(None, layers, most=most)
+
+
+def _grown(layers: list[Any], upto: int, tokens: int, rows: int = 1) -> list[int]:
+    """Return how many layers grew in each step."""
+    grown, before = [], _rooms(layers)
+    while layers[0].size() < upto:
+        _fed(layers, tokens, rows)
+        now = _rooms(layers)
+        grown.append(sum(a != b for a, b in zip(before, now, strict=True)))
+        before = now
+    return grown
+
+
+def test_a_prompts_layers_do_not_all_grow_in_one_chunk() -> None:
+    layers = _empty(LAYERS, most=2_000)
+    _fed(layers, 2 * KV_STEP)
+    grown = _grown(layers, upto=5 * KV_STEP, tokens=8)
+    assert max(grown) <= 3
+    assert sum(grown) >= 3 * LAYERS
+
+
+def test_answers_side_by_side_do_not_all_grow_in_one_step() -> None:
+    layers, others = (_empty(LAYERS, most=3 * KV_STEP) for _ in range(2))
+    _fed(layers, 200)
+    _fed(others, 20)
+    for layer, other in zip(layers, others, strict=True):
+        layer.extend(other)
+    grown = _grown(layers, upto=2 * KV_STEP - 1, tokens=1, rows=2)
+    assert max(grown) <= 2
+    assert sum(grown) >= LAYERS
+
+
+def test_no_layer_makes_more_room_than_was_promised() -> None:
+    layers, others = _empty(LAYERS, most=700), _empty(LAYERS, most=300)
+    for both in (layers, others):
+        _fed(both, 270)
+        _grown(both, upto=300, tokens=1)
+    assert max(_rooms(layers)) <= 3 * KV_STEP
+    assert max(_rooms(others)) == 2 * KV_STEP
+    for layer, other in zip(layers, others, strict=True):
+        layer.extend(other)
+    for layer in layers:
+        layer.filter([1])  # who may hold 700 has gone
+    assert max(_rooms(layers)) == 2 * KV_STEP
