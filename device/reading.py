@@ -15,7 +15,7 @@ from .live import Live
 from .loader import Loaded
 
 CHUNK_MIN = 4  # tokens; less costs more in overhead than it saves in waiting
-AIM = 0.6  # of the longest wait allowed: a chunk costs more than the ones before it, its cache being longer
+AIM = 0.5  # of the longest wait allowed: a chunk costs more than those before it, a step beside one more than alone
 TURN_OF_THE_FIRST = 4  # each fourth chunk goes to the prompt that came first, however long it is
 WARM_UP_TOKENS = 16
 SMOOTHING = 0.3  # weight of the newest measurement in a moving average

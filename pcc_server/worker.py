@@ -42,7 +42,7 @@ from .upkeep import Upkeep
 
 BEAT_S = 1.0
 CLOSE_S = 3.0  # for the engine to free its model
-LEAST_CHUNK = 32  # tokens of a prompt that the slowest engine reads in one step
+CHUNK = 32  # tokens of a prompt; a slow engine reads fewer in a turn, and the watchdog rather waits too long
 
 
 class Opened(NamedTuple):
@@ -158,7 +158,7 @@ class Worker:
         """Return what one turn of the engine's loop takes as last measured, in milliseconds; 0: nobody knows."""
         load = self._loaded.load() if self._loaded.load else Load()
         decode_s = 1 / load.decode_tps if load.decode_tps else 0.0
-        prefill_s = LEAST_CHUNK / load.prefill_tps if load.prefill_tps else 0.0
+        prefill_s = CHUNK / load.prefill_tps if load.prefill_tps else 0.0
         return int(1000 * max(decode_s, prefill_s))
 
     # --- the link ----------------------------------------------------------------------------------
