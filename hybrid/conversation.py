@@ -164,7 +164,7 @@ class Transcript:
             data = json.loads(path.read_text(encoding="utf-8"))
         except OSError as error:
             raise ConfigurationError(f"{path} cannot be read: {error.strerror}") from None
-        except ValueError:
+        except (ValueError, RecursionError):
             raise ConfigurationError(f"{path} is not a saved conversation") from None
         self.take_over(data)
 

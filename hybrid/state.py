@@ -83,7 +83,7 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_bytes())
     except (FileNotFoundError, NotADirectoryError):
         return None
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         raise ConfigurationError(f"{path} cannot be read", hint="look at the file; removing it forgets it") from None
 
 

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, BinaryIO, TypeVar
 
 from hybrid.errors import ConfigurationError
 
@@ -14,9 +14,9 @@ def rows(file: Path, parse: Callable[[Mapping[str, Any]], Parsed]) -> Iterator[P
     """Read one object after another, as ``parse`` makes them; blank lines are passed over.
 
     ``parse`` raises ValueError with a sentence that holds nothing of the row. Raises ConfigurationError, exit code 2,
-    naming the line, for what is no object or was refused; OSError for a file that can't be read.
+    naming the line, for what is no object or was refused, and naming the file when it can't be read.
     """
-    with file.open("rb") as lines:
+    with _opened(file) as lines:
         for number, line in enumerate(lines, start=1):
             if not line.strip():
                 continue
@@ -24,6 +24,13 @@ def rows(file: Path, parse: Callable[[Mapping[str, Any]], Parsed]) -> Iterator[P
                 yield parse(_object(line))
             except ValueError as error:
                 raise ConfigurationError(f"line {number} of the data: {error}") from None
+
+
+def _opened(file: Path) -> BinaryIO:
+    try:
+        return file.open("rb")
+    except OSError as error:
+        raise ConfigurationError(f"{file} cannot be read: {error.strerror}") from None
 
 
 def text(row: Mapping[str, Any], name: str) -> str:

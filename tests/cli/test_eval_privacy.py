@@ -90,7 +90,8 @@ def test_data_are_never_written_over(tmp_path: Path) -> None:
 
 def test_a_missing_file_is_said_in_a_sentence(tmp_path: Path) -> None:
     result = run(tmp_path / "nowhere", tmp_path / "out")
-    assert (result.exit_code, "Traceback" in result.output) == (1, False)
+    assert (result.exit_code, "Traceback" in result.output) == (2, False)
+    assert "nowhere cannot be read: No such file or directory" in result.stderr
 
 
 def test_it_runs_offline_with_an_empty_home_and_loads_no_model(tmp_path: Path) -> None:

@@ -130,8 +130,8 @@ def test_no_file_no_rows_no_gap(tmp_path: Path) -> None:
     assert json.loads(result.stdout)["ece"] is not None
     words = ["eval", "router", "--data", str(tmp_path / "none"), "--scores", str(tmp_path / "o")]
     result = CliRunner().invoke(main, words)
-    assert result.exit_code == 1
-    assert "No such file" in result.stderr
+    assert result.exit_code == 2
+    assert "none cannot be read: No such file or directory" in result.stderr
 
 
 WRONG = {

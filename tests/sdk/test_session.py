@@ -237,7 +237,11 @@ def test_a_saved_text_whose_label_is_gone_or_wrong_stays_on_the_device(tmp_path:
     assert "canary" not in bench.node_read
 
 
-@pytest.mark.parametrize("content", ["", "[]", "{}", '{"format": "hybrid-conversation-1"}', "\x00"])
+@pytest.mark.parametrize(
+    "content",
+    ["", "[]", "{}", '{"format": "hybrid-conversation-1"}', "\x00", "[" * 100_000],
+    ids=["empty", "list", "bare", "format alone", "null", "deep"],
+)
 def test_a_file_that_is_no_conversation_is_refused_and_nothing_is_lost(tmp_path: Path, content: str) -> None:
     path = tmp_path / "talk.json"
     path.write_text(content)
