@@ -97,8 +97,10 @@ async def times(opened: Any, text: str, tokens: int) -> list[tuple[float, float]
 
 
 def decode_rates(*streams: list[tuple[float, float]]) -> tuple[float, float]:
-    """Tokens a second of all streams while all of them answer, by either clock."""
+    """Tokens a second of all streams while all of them answer, by either clock. Exits where they never do."""
     begun, ended = max(stream[0] for stream in streams), min(stream[-1] for stream in streams)
+    if begun >= ended:
+        raise SystemExit("the first stream ended before the last began: ask for more --tokens")
     count = sum(begun < at <= ended for stream in streams for at in stream)
     return count / (ended[0] - begun[0]), count / (ended[1] - begun[1])
 

@@ -61,7 +61,7 @@ def test_moving_and_rebuilding_change_no_word(driver: Driver, monkeypatch: pytes
 @pytest.mark.soak
 def test_eight_streams_give_several_times_what_one_gives(starter: Path) -> None:
     """P1's guard, by processor time within one run: what other programs do disturbs that least."""
-    command = [sys.executable, str(BENCH / "serving.py"), "--only", "batch", "--rounds", "1", "--tokens", "24"]
+    command = [sys.executable, str(BENCH / "serving.py"), "--only", "batch", "--rounds", "1", "--tokens", "64"]
     ratios = []
     while len(ratios) < TRIES and max(ratios, default=0.0) < GUARD:
         done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=BENCH)
