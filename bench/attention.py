@@ -1,6 +1,7 @@
 """Attention on CPU, ours against the library's, at the shapes of the starter: 9 heads, 3 groups, 64 values.
 
-One row for each number of tokens read at once on a context of 2,816; runs alternate. BLAS has one thread, as in a node.
+``exponential``: 2 to the power of a number against e to it, seconds for a million. ``layer``: one row
+for each number of tokens read at once on a context of 2,816. Runs alternate; BLAS has one thread, as in a node.
 """
 
 import argparse
@@ -21,8 +22,20 @@ def main() -> None:
     from device import runtime
 
     core = runtime.mlx(threads=1)
+    exponentials(core, options.rounds)
     for tokens in TOKENS:
         compare(core, tokens, options.rounds)
+
+
+def exponentials(core: Any, rounds: int) -> None:
+    """Print the row of the exponential alone."""
+    numbers = -core.abs(core.random.normal((1_000_000,)))
+    core.eval(numbers)
+    ours, theirs = [], []
+    for _ in range(rounds):
+        ours.append(seconds(core, lambda: core.power(2.0, numbers)))
+        theirs.append(seconds(core, lambda: core.exp(numbers)))
+    row("attention.exponential", ours=ours, baseline=theirs, unit="s", smaller_is_better=True)
 
 
 def compare(core: Any, tokens: int, rounds: int) -> None:

@@ -1,8 +1,8 @@
 """Attention on CPU with a cheaper exponential; what mlx-lm's models call, in place of the library's own.
 
-MLX's exponential takes 17 ns a number on x86-64 and its power of two 6 (``bench/attention.py``). At some
-thousand tokens of context the exponentials are most of what reading a prompt costs, so scores are scaled by log2(e) and
-raised over 2. Source: measured, docs/decisions.md 41.
+MLX's exponential takes three times as long as its power of two on x86-64 (``bench/attention.py``). At some thousand
+tokens of context the exponentials are most of what reading a prompt costs, so scores are scaled by log2(e) and raised
+over 2. Source: measured, docs/decisions.md 41.
 """
 
 import importlib
@@ -26,10 +26,12 @@ def installed(core: Any) -> Attention:
 def cheaper(core: Any, library: Attention) -> Attention:
     """Wrap mlx-lm's function: what is not plain f32 attention is still the library's."""
 
-    def scaled_dot_product_attention(queries: Any, keys: Any, values: Any, cache: Any, **how: Any) -> Any:
-        if hasattr(cache, "bits") or how.get("sinks") is not None or queries.dtype != core.float32:
-            return library(queries, keys, values, cache=cache, **how)
-        return attention(core, queries, keys, values, scale=how["scale"], mask=how["mask"])
+    def scaled_dot_product_attention(  # noqa: PLR0917 - mlx-lm's signature, and some of its models call by position
+        queries: Any, keys: Any, values: Any, cache: Any, scale: float, mask: Any, sinks: Any = None
+    ) -> Any:
+        if hasattr(cache, "bits") or sinks is not None or queries.dtype != core.float32:
+            return library(queries, keys, values, cache=cache, scale=scale, mask=mask, sinks=sinks)
+        return attention(core, queries, keys, values, scale=scale, mask=mask)
 
     return scaled_dot_product_attention
 

@@ -1,6 +1,9 @@
 """Attention on CPU against the library's own: the same sums, however heads, context and masks lie."""
 
+import ast
 import importlib
+import inspect
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -66,6 +69,16 @@ def test_what_is_not_plain_is_the_librarys(odd: str) -> None:
     assert len(asked) == 1
     ours(ones.astype(core.float32), ones, ones, cache=None, scale=1.0, mask=None)
     assert len(asked) == 1
+
+
+def test_it_is_called_like_the_librarys() -> None:
+    base = importlib.import_module("mlx_lm.models.base")
+    ours = inspect.signature(attention.cheaper(runtime.mlx(), base.scaled_dot_product_attention)).parameters
+    assert ours["sinks"].default is None
+    source = (Path(base.__file__).parent / "base.py").read_text("utf-8")
+    (theirs,) = (node for node in ast.parse(source).body if getattr(node, "name", "") == "scaled_dot_product_attention")
+    assert isinstance(theirs, ast.FunctionDef)
+    assert [each.arg for each in theirs.args.args] == list(ours)  # also where a model gives them by position
 
 
 def test_models_use_it_on_cpu() -> None:
