@@ -1,33 +1,38 @@
 """What a process of the node says about itself once it has closed its sandbox: the kernel shows it to nobody else."""
 
+import errno
 import fcntl
 import os
 import socket
 import stat
 import sys
-from collections.abc import Iterator
 from typing import Any
 
 _OWN = "/proc/self/fd" if sys.platform == "linux" else "/dev/fd"
 
+_GONE = (errno.EBADF, errno.ENOTSOCK)  # closed, or closed and its number another one's by now
 _STANDARD = frozenset((0, 1, 2))  # a child's are no files; the launcher's own log may be one
 
 
 def describe() -> dict[str, Any]:
     """Return how many files are open for writing, and where its sockets listen, as ``node.Told`` has them."""
-    found = [fd for fd in _open() if fd not in _STANDARD]
-    files = [fd for fd in found if stat.S_ISREG(os.fstat(fd).st_mode) and _writes(fd)]
-    sockets = [fd for fd in found if stat.S_ISSOCK(os.fstat(fd).st_mode)]
-    return {"writable_files": len(files), "listening": [where for fd in sockets if (where := _listens(fd))]}
+    numbers = [int(name) for name in os.listdir(_OWN)]  # noqa: PTH208 - the bare names
+    found = [_seen(fd) for fd in numbers if fd not in _STANDARD]
+    return {
+        "writable_files": sum(written for written, _ in found),
+        "listening": [where for _, where in found if where],
+    }
 
 
-def _open() -> Iterator[int]:
-    for name in os.listdir(_OWN):  # noqa: PTH208 - the bare names
-        try:
-            os.fstat(int(name))
-        except OSError:  # the folder's own descriptor, closed by now
-            continue
-        yield int(name)
+def _seen(fd: int) -> tuple[bool, str]:
+    """Tell whether a file is written through it, and where it listens; neither where another thread just closed it."""
+    try:
+        mode = os.fstat(fd).st_mode
+        return stat.S_ISREG(mode) and _writes(fd), _listens(fd) if stat.S_ISSOCK(mode) else ""
+    except OSError as error:
+        if error.errno not in _GONE:
+            raise
+        return False, ""
 
 
 def _writes(fd: int) -> bool:
