@@ -158,6 +158,22 @@ def test_a_request_waits_while_its_worst_case_does_not_fit(driver: Callable[...,
 
 
 @pytest.mark.mlx
+def test_beside_one_that_will_outgrow_their_band_nobody_takes_more_than_promised(
+    driver: Callable[..., Driver], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fit, "BANDS", (KV_STEP, 2 * KV_STEP))
+    driven = driver()
+    driven.submit(prompt(150), max_tokens=550)
+    for start in range(1, 13):
+        driven.submit(prompt(150, start), max_tokens=100)
+
+    def look() -> None:
+        assert driven.cache_bytes <= driven.turns.promised_bytes
+
+    driven.run(until=lambda: driven.turns.rows[0] == 0 and driven.turns.rows[1] == 1, each=look)
+
+
+@pytest.mark.mlx
 def test_what_is_used_is_counted_as_the_arrays_are(driver: Callable[..., Driver]) -> None:
     driven = driver()
     for start in range(5):
