@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from platformdirs import user_cache_path
 
-from hybrid.wire.types import GenerateRequest, Message, Role, Sampling
+from hybrid.wire.types import GenerateRequest, Message, Role, Sampling, Usage
 from pcc_server.engines import Load
 from pcc_server.plan import (
     MONTH_H,
@@ -221,7 +221,10 @@ def test_predicted_and_measured_stand_beside_each_other() -> None:
 @pytest.mark.mlx
 @pytest.mark.model
 def test_the_starter_s_real_cache_is_what_was_predicted() -> None:
-    """One request of nearly 256 tokens takes one step of the cache: 11.8 MB where numbers have 32 bits."""
+    """One request of nearly 256 tokens takes one step of the cache: 11.8 MB where numbers have 32 bits.
+
+    Layers grow one after the other, the last one at its 248th token: the answer has to go on after it.
+    """
     from pcc_server.config import Settings
     from pcc_server.engines import open_engine
 
@@ -229,13 +232,15 @@ def test_the_starter_s_real_cache_is_what_was_predicted() -> None:
         loaded = open_engine(Settings(model="starter", store=str(user_cache_path("hybrid-pcc") / "models")))
         assert loaded.load is not None
         request = GenerateRequest(
-            messages=(Message(role=Role.USER, content="one " * 218),), sampling=Sampling(max_tokens=4)
+            messages=(Message(role=Role.USER, content="Tell me about the sea. " * 36),),
+            sampling=Sampling(max_tokens=8),
         )
         most = 0
-        async for _ in loaded.engine.generate(request, partition=""):
+        async for chunk in loaded.engine.generate(request, partition=""):
             most = max(most, loaded.load().kv_used_bytes)
         last = loaded.load()
         await loaded.engine.close()
+        assert chunk.usage == Usage(input=247, output=8)
         return last, most
 
     load, most = asyncio.run(used())
