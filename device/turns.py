@@ -162,8 +162,8 @@ class Turns:
         self._readings.append(Reading(live=live, ids=ids, cache=cache, done=shared))
 
     def _read(self) -> float:
-        """Read one chunk of one prompt; returns the seconds it held the answers up."""
-        unread = [reading for reading in self._readings if reading.left]
+        """Read a chunk of one prompt, or a part of one; returns the seconds it held the answers up."""
+        unread = [reading for reading in self._readings if not reading.whole]
         if not unread:
             return 0.0
         try:
@@ -179,7 +179,8 @@ class Turns:
             self._readings.remove(reading)
             self._fail(reading.live, error)
             return 0.0
-        reading.live.progress(reading.done)
+        if reading.chunk is None:
+            reading.live.progress(reading.done)
         return took
 
     def _place(self, held_s: float) -> bool:
@@ -198,7 +199,7 @@ class Turns:
 
     def _read_whole(self) -> list[tuple[Reading, Steps]]:
         """Return the prompts that are read and where each is to be answered; one at a time of those that run apart."""
-        homes = [(reading, self._home(reading.live)) for reading in self._readings if not reading.left]
+        homes = [(reading, self._home(reading.live)) for reading in self._readings if reading.whole]
         apart = [pair for pair in homes if pair[1] is self._apart]
         others = [pair for pair in homes if pair[1] is not self._apart]
         return others if len(self._apart) else [*others, *apart[:1]]

@@ -36,7 +36,7 @@ def _tokenizer(folder: Path) -> int:
     return int(tokenizer.get_vocab_size())
 
 
-def _weights(folder: Path, vocabulary: int, bits: int) -> None:
+def _weights(folder: Path, vocabulary: int, bits: int, layers: int) -> None:
     """Write random weights, wide enough that the likeliest token is rarely a near tie."""
     from device import runtime
 
@@ -46,7 +46,7 @@ def _weights(folder: Path, vocabulary: int, bits: int) -> None:
     config: dict[str, Any] = {
         "model_type": "llama",
         "hidden_size": 64,
-        "num_hidden_layers": 2,
+        "num_hidden_layers": layers,
         "intermediate_size": 128,
         "num_attention_heads": 4,
         "num_key_value_heads": 2,
@@ -96,9 +96,9 @@ def write_manifest(folder: Path, *, context_tokens: int = 4096, sampling: dict[s
 def make_tiny(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     """Return a maker of tiny model folders; ``bits`` packs the weights."""
 
-    def make(*, bits: int = 0, **manifest: Any) -> Path:
+    def make(*, bits: int = 0, layers: int = 2, **manifest: Any) -> Path:
         folder = tmp_path_factory.mktemp("tiny")
-        _weights(folder, _tokenizer(folder), bits)
+        _weights(folder, _tokenizer(folder), bits, layers)
         write_manifest(folder, **manifest)
         return folder
 
