@@ -1,37 +1,37 @@
-"""The asynchronous client, and ``run``: performs what the core asks for.
+"""The asynchronous client.
 
 Construction loads nothing and connects nowhere. Use one client from one event loop.
 """
 
-import contextlib
 import os
 import secrets
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from . import config
-from .actions import Action, AnswerHere, AnswerThere, Fail, Outcome, Show
+from .arguments import read_mode_or_none, read_route, read_sampling, read_threshold
 from .choice import decide_route, mode_of_call, with_model
 from .compose import Ask, LabelledMessage, compose
 from .conversation import AsyncSession, Transcript
 from .core import Turn
+from .credentials import read_token
 from .driver import Driver
-from .errors import ConfigurationError, HybridError, NoRouteError
+from .errors import ConfigurationError, NoRouteError
 from .events import Event
-from .handover import Item
 from .loop import FORKED
-from .paced import paced
 from .router import Router
 from .routing.complexity import Scorer
 from .routing.labels import Source
 from .routing.policy import Mode
 from .routing.signals import Person
+from .runner import run
 from .settings import Settings, as_timeout
 from .streaming import AsyncStream, Running
-from .wire.types import Engine, Message, Route, Sampling
+from .values import read_mode
+from .wire.types import Engine, Message, Route
 
 if TYPE_CHECKING:
     from .exchange import Timeout, Transport
@@ -46,55 +46,6 @@ if TYPE_CHECKING:
     from .trust.policy import Policy
 
 Prompt = str | Sequence[Message | LabelledMessage]
-
-
-async def run(turn: Turn, driver: Driver, limits: "Timeout | float | None" = None) -> AsyncGenerator[Event, None]:
-    """Perform one turn and yield its events. Raises the error the core settles on; closing it stops the turn."""
-    actions = turn.begin(await driver.signals(turn.ask))
-    while True:
-        for event in _events(actions):
-            yield event
-        route = _route_of(actions)
-        if route is None:
-            return
-        try:
-            async with contextlib.aclosing(_followed(turn, driver.answer(route, turn, limits))) as steps:
-                async for actions in steps:
-                    if _goes_on(actions):
-                        break  # closing it cancels the route
-                    for event in _events(actions):
-                        yield event
-        except HybridError as error:
-            actions = turn.failed(error)
-
-
-async def _followed(turn: Turn, items: AsyncGenerator[Item, None]) -> AsyncGenerator[tuple[Action, ...], None]:
-    """Feed the turn with what a route yields, and with the time that passes; yield what it wants done."""
-    outcome = Outcome(model="")
-    async with contextlib.aclosing(paced(items, lambda: turn.patience)) as paced_items:
-        async for item in paced_items:
-            if isinstance(item, Outcome):
-                outcome = item
-            else:
-                yield turn.look() if item is None else turn.take(item)
-    yield turn.ended(outcome)
-
-
-def _events(actions: tuple[Action, ...]) -> list[Event]:
-    return [action.event for action in actions if isinstance(action, Show)]
-
-
-def _goes_on(actions: tuple[Action, ...]) -> bool:
-    """Tell whether these end the route that is running."""
-    return bool(actions) and not isinstance(actions[-1], Show)
-
-
-def _route_of(actions: tuple[Action, ...]) -> AnswerHere | AnswerThere | None:
-    """Return what is to be run next, None when the turn is over. Raises what it failed with."""
-    last = actions[-1]
-    if isinstance(last, Fail):
-        raise last.error
-    return last if isinstance(last, AnswerHere | AnswerThere) else None
 
 
 class AsyncClient:
@@ -157,9 +108,9 @@ class AsyncClient:
         decisions: "Keep" = "keep",
         learn: "Keep" = "off",
     ) -> None:
-        self._mode = config.read_mode(policy)
+        self._mode = read_mode(policy)
         self._allow_relax = allow_relax
-        self._threshold = _threshold(threshold)
+        self._threshold = read_threshold(threshold)
         self._on_event = on_event
         self._pid = os.getpid()
         self._closed = False
@@ -373,7 +324,7 @@ class AsyncClient:
             history=(*transcript.instructions, *transcript.history),
             sources=tuple(sources),
             mode=mode,
-            sampling=_sampling(wished),
+            sampling=read_sampling(wished),
             wished=frozenset(wished),
             threshold=self._threshold,
             current_route=transcript.current_route,
@@ -419,7 +370,7 @@ def from_config(settings: config.Config, given: Mapping[str, Any]) -> dict[str, 
         "model": settings.model,
         "models": settings.models,
         "node": settings.node,
-        "node_token": config.read_token(settings.node_token_file),
+        "node_token": read_token(settings.node_token_file),
         "node_ca": settings.node_ca_file if isinstance(given.get("node", ""), str | None) else None,
         "policy": settings.policy,
         "trust": Policy.pinned(key) if key else deciding(settings),
@@ -434,31 +385,5 @@ def from_config(settings: config.Config, given: Mapping[str, Any]) -> dict[str, 
     return {**named, **{name: value for name, value in given.items() if name != "node_key"}}
 
 
-def read_route(route: Route | str) -> Route:
-    """Return the route of that name. Raises ConfigurationError."""
-    try:
-        return Route(route)
-    except ValueError:
-        raise ConfigurationError(f"there is no route {route!r}", hint="on_device or private_cloud") from None
-
-
-def read_mode_or_none(policy: Mode | str | None) -> Mode | None:
-    """Return the mode of that name, None for None. Raises ConfigurationError naming the nearest one."""
-    return None if policy is None else config.read_mode(policy)
-
-
 def _messages(prompt: Prompt) -> str | tuple[Message | LabelledMessage, ...]:
     return prompt if isinstance(prompt, str) else tuple(prompt)
-
-
-def _sampling(wished: Mapping[str, Any]) -> Sampling:
-    try:
-        return Sampling(**wished)
-    except (TypeError, ValueError) as error:
-        raise ConfigurationError(str(error)) from None
-
-
-def _threshold(value: float | None) -> float | None:
-    if value is not None and not 0 <= value <= 1.01:  # noqa: PLR2004 - above every score: never ask the node
-        raise ConfigurationError(f"threshold must lie between 0 and 1.01, got {value}")
-    return value

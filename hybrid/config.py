@@ -7,26 +7,21 @@ tighten; it can never name a node, a key or a folder, nor answer for the person.
 import difflib
 import os
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .errors import ConfigurationError
 from .routing.policy import Mode
+from .values import READERS, read_boolean, unknown
 
 if TYPE_CHECKING:
     from .routing.budget import Budget
 
 PROJECT_FILE = "hybrid.toml"
 USER_FILE = "config.toml"
-A_MONTH = "/month"  # what follows the number where a budget is money
-OTHERS_READ = 0o077
-GROUP_GIVES = 0o037  # of somebody else's file: it was given to us through its group, as Kubernetes gives secrets
-DER = b"\x30"  # how a certificate begins that is not PEM
 LAYERS = ("user", "project", "environment", "flag")
-TRUE = frozenset({"1", "true", "yes", "on"})
-FALSE = frozenset({"", "0", "false", "no", "off"})
 TIGHTER = {
     "cascade": ("auto", "offer", "off"),
     "detect": ("off", "standard", "strict"),
@@ -135,57 +130,7 @@ def layer_of(config: Config, name: str | None) -> int:
 
 def offline_by_environment(environ: Mapping[str, str] | None = None) -> bool:
     """Whether ``HYBRID_OFFLINE`` is on: the one variable every client honours, since it can only tighten."""
-    return _boolean((os.environ if environ is None else environ).get("HYBRID_OFFLINE", ""), "HYBRID_OFFLINE")
-
-
-def read_token(path: Path | None) -> bytes:
-    """Return the access key a file holds, without its line end; empty without a file.
-
-    Raises ConfigurationError for a file that can't be read, is empty, or that others may read.
-    """
-    if path is None:
-        return b""
-    try:
-        found = path.stat()
-        token = path.read_bytes().strip()
-    except OSError as error:
-        raise ConfigurationError(f"{path} cannot be read: {error.strerror or type(error).__name__}") from None
-    ours = found.st_uid == os.geteuid()
-    if found.st_mode & (OTHERS_READ if ours else GROUP_GIVES):
-        how = f"chmod {'600' if ours else '640'} {path}"
-        raise ConfigurationError(f"{path} holds an access key and may be read by others", hint=how)
-    if not token:
-        raise ConfigurationError(f"{path} holds no access key")
-    return token
-
-
-def read_roots(given: bytes | Path | None) -> bytes | None:
-    """Return the PEM of an authority's certificates, as bytes or from a file; None where none is named.
-
-    Raises ConfigurationError for a file that can't be read and for what holds no certificate.
-    """
-    if given is None or isinstance(given, bytes):
-        return _checked_roots(given, "node_ca")
-    try:
-        return _checked_roots(given.read_bytes(), str(given))
-    except OSError as error:
-        raise ConfigurationError(f"{given} cannot be read: {error.strerror or type(error).__name__}") from None
-
-
-def _checked_roots(pem: bytes | None, where: str) -> bytes | None:
-    from .peers import tls_context
-
-    if pem is None:
-        return None
-    if pem.startswith(DER):
-        how = "openssl x509 -inform DER -in FILE -out ca.pem makes one"
-        raise ConfigurationError(f"{where} is a certificate in DER form, and PEM is needed", hint=how)
-    try:
-        tls_context(pem)
-    except ConfigurationError:
-        how = "give the certificate of the authority that signed the node's, in PEM form, such as ca.crt"
-        raise ConfigurationError(f"{where} holds no certificate", hint=how) from None
-    return pem
+    return read_boolean((os.environ if environ is None else environ).get("HYBRID_OFFLINE", ""), "HYBRID_OFFLINE")
 
 
 def default_user_file() -> Path:
@@ -206,7 +151,7 @@ def _from_file(config: Config, path: Path, origin: str) -> Config:
         raise ConfigurationError(f"{path} cannot be read: {error}", hint="correct or remove the file") from None
     for key, value in _flat(table).items():
         if key not in KEYS:
-            raise _unknown(f"{path}: unknown key {key!r}", key, list(KEYS))
+            raise unknown(f"{path}: unknown key {key!r}", key, list(KEYS))
         name, _, project_may = KEYS[key]
         if origin == "project" and not project_may:
             raise ConfigurationError(
@@ -227,20 +172,15 @@ def _from_environment(config: Config, environ: Mapping[str, str]) -> Config:
     names = {env: name for name, env, _ in KEYS.values()}
     for env in environ:
         if env.startswith("HYBRID_") and env not in names and difflib.get_close_matches(env, names, n=1, cutoff=0.85):
-            raise _unknown(f"unknown environment variable {env}", env, list(names))
+            raise unknown(f"unknown environment variable {env}", env, list(names))
     for env, name in names.items():
         if environ.get(env):
             config = _set(config, name, environ[env], "environment", env)
     return config
 
 
-def _unknown(message: str, key: str, known: list[str]) -> ConfigurationError:
-    near = difflib.get_close_matches(key, known, n=1)
-    return ConfigurationError(message, hint=f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}")
-
-
 def _set(config: Config, name: str, value: Any, origin: str, where: str) -> Config:
-    value = _READ[name](value, where)
+    value = READERS[name](value, where)
     if origin == "project":
         value = _tightened(config, name, value, where)
     elif name == "offline":
@@ -275,42 +215,6 @@ def _tightened(config: Config, name: str, value: Any, where: str) -> Any:
     return value
 
 
-def _text(value: Any, where: str) -> str:
-    if not isinstance(value, str) or not value.strip():
-        raise ConfigurationError(f"{where} must be a text")
-    return value.strip()
-
-
-def _number(value: Any, where: str) -> float:
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        raise ConfigurationError(f"{where} must be a number, got {value!r}") from None
-    if isinstance(value, bool) or not 0 <= number < float("inf"):
-        raise ConfigurationError(f"{where} must be a number of 0 or more")
-    return number
-
-
-def _share(most: float) -> Callable[[Any, str], float]:
-    def read(value: Any, where: str) -> float:
-        number = _number(value, where)
-        if number > most:
-            raise ConfigurationError(f"{where} must lie between 0 and {most:g}, got {number:g}")
-        return number
-
-    return read
-
-
-def _budget(value: Any, where: str) -> "float | Budget":
-    """Read a share of requests, or money a month."""
-    money, monthly, rest = str(value).replace(" ", "").partition(A_MONTH)
-    if not monthly or rest:
-        return _share(1.0)(value, where)
-    from .routing.budget import Budget
-
-    return Budget(money_per_month=_number(money, where))
-
-
 def _smaller(one: "float | Budget", other: "float | Budget", where: str) -> "float | Budget":
     """Return the tighter of two budgets; money and shares can't be compared."""
     if isinstance(one, float) and isinstance(other, float):
@@ -320,69 +224,5 @@ def _smaller(one: "float | Budget", other: "float | Budget", where: str) -> "flo
     return min(one, other, key=lambda budget: budget.money_per_month or 0.0)
 
 
-def _terms(value: Any, where: str) -> tuple[str, ...]:
-    """Read a list of words and phrases; in a variable they stand one a line or between commas."""
-    if isinstance(value, str):
-        value = [term for line in value.splitlines() for term in line.split(",") if term.strip()]
-    if not isinstance(value, list | tuple) or not all(isinstance(term, str) and term.strip() for term in value):
-        raise ConfigurationError(f"{where} must be a list of words or phrases")
-    return tuple(term.strip() for term in value)
-
-
-def _boolean(value: Any, where: str) -> bool:
-    if isinstance(value, bool):
-        return value
-    word = str(value).strip().lower()
-    if word not in TRUE | FALSE:
-        raise ConfigurationError(f"{where} must be 1 or 0")
-    return word in TRUE
-
-
-def _path(value: Any, where: str) -> Path:
-    return value if isinstance(value, Path) else Path(_text(value, where)).expanduser()
-
-
-def _one_of(*words: str) -> Callable[[Any, str], str]:
-    def read(value: Any, where: str) -> str:
-        if value not in words:
-            raise _unknown(f"{where} must be {', '.join(words[:-1])} or {words[-1]}", str(value), list(words))
-        return str(value)
-
-    return read
-
-
-def read_mode(value: Any, where: str = "policy") -> Mode:
-    """Return the mode of that name. Raises ConfigurationError naming the nearest one."""
-    try:
-        return Mode(value)
-    except ValueError:
-        modes = [str(mode) for mode in Mode]
-        raise _unknown(f"{where}: there is no policy {value!r}", str(value), modes) from None
-
-
-_READ = {
-    "model": _text,
-    "models": _path,
-    "node": _text,
-    "node_key": _text,
-    "node_token_file": _path,
-    "node_ca_file": _path,
-    "trust": _path,
-    "policy": read_mode,
-    "threshold": _number,
-    "on_handoff": _one_of("always", "ask", "never"),
-    "timeout": _number,
-    "offline": _boolean,
-    "receipts": _one_of("keep", "off"),
-    "state": _path,
-    "cascade": _one_of("auto", "offer", "off"),
-    "detect": _one_of("standard", "strict", "off"),
-    "deny": _terms,
-    "budget": _budget,
-    "explore": _share(0.02),
-    "price": _share(1e6),
-    "decisions": _one_of("keep", "off"),
-    "learn": _one_of("keep", "off"),
-}
-if set(_READ) != {f.name for f in fields(Config)} - {"origin"}:  # pragma: no cover - a field without a reader
+if set(READERS) != {f.name for f in fields(Config)} - {"origin"}:  # pragma: no cover - a field without a reader
     raise AssertionError("every setting needs a reader")

@@ -7,7 +7,7 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol, get_args
 
-from .config import read_roots
+from .credentials import read_roots
 from .errors import ConfigurationError
 from .exchange import Timeout
 from .gate import Consent

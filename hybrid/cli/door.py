@@ -86,7 +86,8 @@ def open_client(
 
     on_handoff: replaces the configured consent.  phase: told what is being waited for.
     """
-    from hybrid.config import ROUTING, read_token
+    from hybrid.config import ROUTING
+    from hybrid.credentials import read_token
     from hybrid.settings import deciding
     from hybrid.trust.policy import Policy
 

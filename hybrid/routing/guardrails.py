@@ -24,13 +24,14 @@ from .complexity import LearnedScorer
 from .evidence import Lesson
 from .features import extract
 from .labels import Labels, Source, from_source, typed, unlabelled
+from .linear_fit import MOST_MOVED
 from .logistic import Numbers
 from .personal import Personal
 from .recognisers.recognise import RECOGNISERS, private, recognise
 from .reservoir import Reservoir
 from .signals import LEAVING
 from .taint import derived
-from .training import MOST_MOVED, Candidate, shipped_odds, unshifted
+from .training import Candidate, shipped_odds, unshifted
 
 LEVEL = 0.90
 """One-sided confidence of "not lower"."""

@@ -9,16 +9,25 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
-from numpy.typing import NDArray
 
 from .cascade import After, after_model_of, log_odds
 from .complexity import LearnedScorer
 from .evidence import Lesson, Lessons
-from .features import CONVERSATION, extract
+from .features import extract
+from .linear_fit import (
+    RESERVOIR_WEIGHT,
+    ROOM,
+    Table,
+    dense,
+    fit_linear,
+    gains_of,
+    ranks_of,
+    shifted,
+    within,
+)
 from .log import STEPS
 from .logistic import Numbers, logistic, newton, sigmoid
-from .personal import BUCKETS, MOST_ADDED, MOST_SLOPE, Personal, digest, logit
-from .personal import STEPS as KEPT_STEPS
+from .personal import MOST_ADDED, MOST_SLOPE, Personal, digest, logit
 from .reservoir import FeatureRow, Reservoir
 
 LEAST_OUTCOMES = 50
@@ -32,35 +41,15 @@ DAY_SHARE = 0.20
 NEWEST = 0.2
 """The newest outcomes, by which a candidate is judged and to which it is not fitted."""
 
-RESERVOIR_WEIGHT = 200.0
-"""What the reservoir weighs beside the outcomes, and how many outcomes the pull to the shipped offset is worth."""
-
-PULL = 0.001
-"""L2 pull of the linear head's additions to none, beside a mean loss."""
-
 PLATT_PULL = 1.0
 """L2 pull of the calibrator to the identity, in outcomes."""
 
 AFTER_PULL = 20.0
 """L2 pull of the cascade's additions to none, in outcomes."""
 
-MOST_MOVED = 0.25
-"""The most that any score of the reservoir may move (guardrail of C10)."""
-
-ROOM = 0.23
-"""What a candidate uses of it, since scores and additions are rounded a little more when they are kept."""
-
 OFFSET_SPREAD = 0.05
 """Standard deviation of the pull of the offset to none."""
 
-MOST_BUCKETS = 4096
-"""Additions that are kept, the largest first."""
-
-LEAST_SHARED = 3
-"""Kept questions that must hold a bucket for it to get an addition: the correction is in clear and does not expire, so
-no single question may be looked up in it."""
-
-ROUNDS = 150
 DAY_S = 86_400
 
 
@@ -126,9 +115,9 @@ def retrain(
     scorer = LearnedScorer.from_bytes(shipped)
     held = Table.of(scorer, [each.row for each in reservoir.rows])
     own = Table.of(scorer, [row for lesson in old if (row := lesson.row)])
-    linear = _fit_linear(held, own, reservoir, old, weights)
+    linear = fit_linear(held, own, reservoir, old, weights)
     offset = _fit_offset(scorer, own, linear, (*old, *given.quiet), np.r_[weights, [q.weight for q in given.quiet]])
-    linear = _within(scorer, held, linear, offset)
+    linear = within(scorer, held, linear, offset)
     made = Personal(
         base=digest(shipped),
         version=version,
@@ -187,77 +176,6 @@ def _both(given: Iterable[Lesson]) -> bool:
     return {lesson.wrong for lesson in given} == {0.0, 1.0}
 
 
-@dataclass(frozen=True, slots=True)
-class Table:
-    """Rows as the linear head sees them: the heads' sum is ``z`` with no additions, z + scale * their sum with them.
-
-    buckets: of all rows one after the other.  owner: the row of each.  around: gain from what is around the text.
-    """
-
-    z: Numbers
-    scale: Numbers
-    buckets: NDArray[np.int64]
-    owner: NDArray[np.int64]
-    around: Numbers
-
-    @classmethod
-    def of(cls, scorer: LearnedScorer, rows: Sequence[FeatureRow]) -> "Table":
-        """Take rows apart. scorer: of the shipped weights, with no correction."""
-        both = [sorted(row.words | row.pairs) for row in rows]
-        sizes = [len(each) for each in both]
-        model = scorer.model
-        doubt = np.array([model.novel(model.linear.novelty(row.words)) for row in rows])
-        around = [sum(w * row.values[n] for n, w in zip(CONVERSATION, model.around, strict=True)) for row in rows]
-        return cls(
-            z=np.array([scorer.standard(row.values, row.words, row.pairs) for row in rows], dtype=np.float64),
-            scale=(1.0 - doubt) / np.sqrt(np.maximum(1, sizes)),
-            buckets=np.array([bucket for each in both for bucket in each], dtype=np.int64),
-            owner=np.repeat(np.arange(len(rows)), sizes),
-            around=np.array(around, dtype=np.float64),
-        )
-
-    def plus(self, other: "Table") -> "Table":
-        """Return these rows, then others."""
-        return Table(
-            z=np.r_[self.z, other.z],
-            scale=np.r_[self.scale, other.scale],
-            buckets=np.r_[self.buckets, other.buckets],
-            owner=np.r_[self.owner, other.owner + len(self.z)],
-            around=np.r_[self.around, other.around],
-        )
-
-    def sums(self, additions: Numbers) -> Numbers:
-        """Return the heads' sums with additions by bucket, shape (65536,)."""
-        parts = np.bincount(self.owner, weights=additions[self.buckets], minlength=len(self.z))
-        return np.asarray(self.z + self.scale * parts)
-
-    def gains(self, scorer: LearnedScorer, additions: Numbers) -> Numbers:
-        """Return the expected gains that a scorer with these additions would give, without offset."""
-        table = scorer.model.gain
-        return np.asarray(np.interp(self.sums(additions), table.xs, table.ys) + self.around)
-
-
-def _dense(linear: Mapping[int, float]) -> Numbers:
-    additions = np.zeros(BUCKETS)
-    additions[list(linear)] = list(linear.values())
-    return additions
-
-
-def _ranks(scorer: LearnedScorer, gains: Numbers) -> Numbers:
-    table = scorer.model.rank
-    return np.interp(gains, table.xs, table.ys).clip(0.0, 1.0)
-
-
-def _gains(scorer: LearnedScorer, ranks: Numbers) -> Numbers:
-    table = scorer.model.back
-    return np.asarray(np.interp(ranks, table.xs, table.ys), dtype=np.float64)
-
-
-def _shifted(ranks: Numbers, offset: float) -> Numbers:
-    """Move ranks as `Personal.shifted` does."""
-    return ranks + 4.0 * offset * ranks * (1.0 - ranks)
-
-
 def unshifted(score: float, offset: float) -> float:
     """Return the rank that `Personal.shifted` moved to a score: the smaller root of its parabola."""
     b = 1.0 + 4.0 * offset
@@ -270,59 +188,6 @@ def _logged(given: Sequence[Lesson]) -> Numbers:
     return np.array([unshifted(lesson.score, lesson.offset) for lesson in given])
 
 
-# --- the linear head --------------------------------------------------------------------------------------------------
-
-
-def _fit_linear(
-    held: Table, own: Table, reservoir: Reservoir, old: Sequence[Lesson], weights: Numbers
-) -> dict[int, float]:
-    """Fit additions to the linear head by logistic regression of "the larger model was needed" on the heads' sum.
-
-    Intercept and slope come from the reservoir with no addition. The rows are the outcomes with features, and the
-    reservoir's with what the shipped weights say of them, not with their labels (learning without forgetting: Li and
-    Hoiem 2016); those are for judging. The outcomes have an intercept of their own, so that a local model that is worse
-    all over does not end in the words. Empty where nothing with features tells anything.
-    """
-    told = [(lesson.wrong, w) for lesson, w in zip(old, weights, strict=True) if lesson.row]
-    if len({wrong for wrong, _ in told}) < 2:  # noqa: PLR2004 - right and wrong
-        return {}
-    needed = np.array([max(0.0, each.strong - each.weak) for each in reservoir.rows])
-    line = logistic(held.z, needed, np.ones(len(needed)), prior=(0.0, 1.0), pull=1.0)
-    count = len(held.z)
-    shipped = sigmoid(line[0] + line[1] * held.z)
-    target = np.r_[shipped, [wrong for wrong, _ in told]]
-    weight = np.r_[np.full(count, RESERVOIR_WEIGHT / count), [w for _, w in told]]
-    return _descend(held.plus(own), line, target, weight / weight.sum(), np.arange(len(target)) >= count)
-
-
-def _descend(
-    rows: Table, line: tuple[float, float], target: Numbers, weight: Numbers, own: NDArray[np.bool_]
-) -> dict[int, float]:
-    """Minimise sum of weight * log loss + PULL / 2 * |additions|^2 by Nesterov's accelerated gradient.
-
-    A row's buckets share one over the root of their number, so its squared norm is at most 1 and the loss is smooth
-    with L <= (slope^2 + 1) / 4 + PULL: the step 1 / L needs no search. Nesterov 1983; O'Donoghue and Candes 2015 for
-    starting the momentum anew when it points uphill. Only buckets that `LEAST_SHARED` outcomes hold get an addition.
-    """
-    names, place = np.unique(rows.buckets, return_inverse=True)
-    shared = np.bincount(place, weights=own[rows.owner], minlength=len(names)) >= LEAST_SHARED
-    intercept, slope = line
-    step = 1.0 / ((slope**2 + 1.0) / 4.0 + PULL)
-    at = ahead = np.zeros(len(names) + 1)  # the last one is the intercept of the outcomes
-    momentum = 0.0
-    for _ in range(ROUNDS):
-        sums = rows.z + rows.scale * np.bincount(rows.owner, weights=ahead[place], minlength=len(rows.z))
-        error = weight * (sigmoid(intercept + slope * sums + ahead[-1] * own) - target)
-        slopes = slope * np.bincount(place, weights=(error * rows.scale)[rows.owner], minlength=len(names))
-        downhill = -np.r_[(slopes + PULL * ahead[:-1]) * shared, error[own].sum()]
-        after = ahead + step * downhill
-        momentum = 0.0 if downhill @ (after - at) < 0 else momentum + 1.0
-        ahead = after + momentum / (momentum + 3.0) * (after - at)
-        at = after
-    largest = np.argsort(-np.abs(at[:-1]), kind="stable")[:MOST_BUCKETS]
-    return {int(names[n]): float(at[n].clip(-MOST_ADDED, MOST_ADDED)) for n in sorted(largest) if at[n]}
-
-
 # --- the cascade ------------------------------------------------------------------------------------------------------
 
 
@@ -331,7 +196,7 @@ def _fit_after(
 ) -> dict[str, float]:
     """Fit additions to the cascade's coefficients: logistic regression of (gain + 1) / 2, its own unit.
 
-    The reservoir's rows hold it to what the shipped coefficients say, as in `_fit_linear`.
+    The reservoir's rows hold it to what the shipped coefficients say, as in `fit_linear`.
     made: the correction so far, since the prompt's gain goes in.  Empty below 50 outcomes with signals of the answer.
     """
     own = [(x.row, x.after, x.wrong, w) for x, w in zip(old, weights, strict=True) if x.row and x.after]
@@ -374,11 +239,11 @@ def _fit_offset(
     """
     ranks = _logged(given)
     has = [lesson.row is not None and lesson.evidence is not None for lesson in given]
-    ranks[has] = _ranks(scorer, own.gains(scorer, _dense(linear)))
+    ranks[has] = ranks_of(scorer, own.gains(scorer, dense(linear)))
     wrong = np.array([lesson.wrong for lesson in given])
 
     def loss(offset: float) -> float:
-        p = _gains(scorer, _shifted(ranks, offset)).clip(0.01, 0.99)
+        p = gains_of(scorer, shifted(ranks, offset)).clip(0.01, 0.99)
         return float(
             -(weights * np.where(wrong > 0, np.log(p), np.log1p(-p))).sum() + (offset / OFFSET_SPREAD) ** 2 / 2
         )
@@ -425,28 +290,3 @@ def _mean_odds(scorer: LearnedScorer, reservoir: Reservoir) -> tuple[Numbers, Nu
     steps = np.minimum(STEPS - 1, (np.array([s.value for s in shown]) * STEPS).astype(np.int64))
     held, place = np.unique(steps, return_inverse=True)
     return (held + 0.5) / STEPS, np.bincount(place, weights=[logit(s.p_ok or 0.0) for s in shown]) / np.bincount(place)
-
-
-def _within(scorer: LearnedScorer, held: Table, linear: Mapping[int, float], offset: float) -> dict[int, float]:
-    """Shrink additions until, as they are kept and with the offset, they move no score of the reservoir too far.
-
-    Those of the buckets of a row that moves too far are shrunk by as much as the row needs, again and again; the others
-    stay as they are.
-    """
-    before = _ranks(scorer, held.gains(scorer, np.zeros(BUCKETS)))
-    additions = _dense(linear)
-    for _ in range(ROUNDS):
-        kept = _rounded(additions)
-        after = _shifted(_ranks(scorer, held.gains(scorer, kept)), offset)
-        too_far = np.maximum(1.0, np.abs(after - before) / ROOM)
-        if too_far.max() <= 1.0:
-            return {int(n): float(kept[n]) for n in np.flatnonzero(kept)}
-        shrink = np.ones(BUCKETS)
-        np.minimum.at(shrink, held.buckets, np.where(too_far > 1.0, 0.98 / too_far, 1.0)[held.owner])
-        additions = additions * shrink
-    return {}
-
-
-def _rounded(additions: Numbers) -> Numbers:
-    unit = np.abs(additions).max() / KEPT_STEPS
-    return np.asarray(np.round(additions / unit) * unit) if unit else additions

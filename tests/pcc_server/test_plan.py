@@ -235,12 +235,12 @@ def test_the_starter_s_real_cache_is_what_was_predicted() -> None:
             messages=(Message(role=Role.USER, content="Tell me about the sea. " * 36),),
             sampling=Sampling(max_tokens=8),
         )
-        most = 0
+        most, usage = 0, None
         async for chunk in loaded.engine.generate(request, partition=""):
-            most = max(most, loaded.load().kv_used_bytes)
+            most, usage = max(most, loaded.load().kv_used_bytes), chunk.usage
         last = loaded.load()
         await loaded.engine.close()
-        assert chunk.usage == Usage(input=247, output=8)
+        assert usage == Usage(input=247, output=8)
         return last, most
 
     load, most = asyncio.run(used())

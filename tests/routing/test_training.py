@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from hybrid.retraining import reservoir
-from hybrid.routing import evaluation, evidence, guardrails, training
+from hybrid.routing import evaluation, evidence, guardrails, linear_fit, training
 from hybrid.routing.cascade import after_model_of
 from hybrid.routing.complexity import LearnedScorer
 from hybrid.routing.evidence import WEIGHTS, Evidence, Kept, Lesson, Lessons
@@ -442,7 +442,7 @@ def found(rows: list[FeatureRow], candidate: Candidate) -> float:
 
 def test_no_kept_question_can_be_looked_up_in_a_correction(monkeypatch: pytest.MonkeyPatch) -> None:
     assert found(*held(100)) < 0.02
-    monkeypatch.setattr(training, "LEAST_SHARED", 1)
+    monkeypatch.setattr(linear_fit, "LEAST_SHARED", 1)
     assert found(*held(100)) > 0.5  # as it would be
 
 
