@@ -1,11 +1,11 @@
 """Prompts being read: one chunk of one prompt at a time, or some layers of it, so that nobody waits longer than that.
 
-A small chunk costs hardly less than a larger one, as all weights are read for either. So where a machine is too slow
-for ``CHUNK_MIN`` tokens at a time, a chunk passes through some of the layers in each turn: MLX computes what it is
-asked for, and the rest stays a plan until the next turn.
+A small chunk costs hardly less than a larger one, as all weights are read for either. So a chunk that would take too
+long is not made smaller: it passes through some of the layers in each turn. MLX computes what it is asked for, and the
+rest stays a plan until the next turn.
 
 Each prompt has a cache of its own until its last token, which the generator takes. So a prompt yields to a shorter one
-at any chunk border by being left alone, and one that fails here concerns nobody else. Source: node design 3.4.
+between any two parts by being left alone, and one that fails here concerns nobody else. Source: node design 3.4.
 """
 
 import math
@@ -21,9 +21,11 @@ from .lane import lanes
 from .live import Live
 from .loader import Loaded
 
-CHUNK_MIN = 32  # tokens
+CHUNK_MIN = 32  # tokens, however slow the machine is
+PARTS = 8  # turns that a chunk may take, where it has more tokens than that
+LEAST_COST = 16  # tokens: what fewer cost as well, nearly
 AIM = 0.33  # of the longest wait allowed: a chunk costs more than those before it, a step beside one more than alone
-TURN_OF_THE_FIRST = 4  # each fourth chunk goes to the prompt that came first, however long it is
+TURN_OF_THE_FIRST = 4  # each fourth part goes to the prompt that came first, however long it is
 WARM_UP_TOKENS = 16
 SMOOTHING = 0.3  # weight of the newest measurement in a moving average
 
@@ -56,9 +58,14 @@ class Reading:
         return max(0, len(self.ids) - 1 - self.done)
 
     @property
+    def unread(self) -> int:
+        """Tokens that are not computed yet, those of a chunk with them."""
+        return self.left + (self.chunk.count if self.chunk else 0)
+
+    @property
     def whole(self) -> bool:
         """Tell whether all of it is read."""
-        return not self.left and self.chunk is None
+        return not self.unread
 
 
 class Reader:
@@ -69,24 +76,24 @@ class Reader:
         self._core = runtime.mlx()
         self._stream = runtime.mlx_lm("generate").generation_stream
         self._most = chunk_tokens
-        self._aim_s = AIM * max_stall_s
-        self._chunks = 0
+        self._aim_s = max(1e-6, AIM * max_stall_s)
+        self._picked = 0
         self.prefill_tps = self._warm_up()
 
     @property
     def chunk(self) -> int:
         """Tokens of the next chunk, at most."""
-        return min(self._most, max(CHUNK_MIN, int(self.prefill_tps * self._aim_s)))
+        return min(self._most, max(CHUNK_MIN, int(PARTS * self.prefill_tps * self._aim_s)))
 
     def pick(self, readings: Sequence[Reading]) -> Reading:
-        """Choose whose chunk is next: the one with least left, and now and then the one that came first.
+        """Choose who is read next: the one with least left, and now and then the one that came first.
 
         readings: in order of arrival.
         """
-        self._chunks += 1
-        if self._chunks % TURN_OF_THE_FIRST == 0:
+        self._picked += 1
+        if self._picked % TURN_OF_THE_FIRST == 0:
             return readings[0]
-        return min(readings, key=lambda reading: reading.left)
+        return min(readings, key=lambda reading: reading.unread)
 
     def wait(self) -> None:
         """Wait for the answers' step in flight: its time, and what it may raise, are not the prompt's."""
@@ -111,7 +118,7 @@ class Reader:
         count = min(self.chunk, reading.left)
         self._plan(reading.ids[reading.done : reading.done + count], reading.cache)
         reading.done += count
-        turns = math.ceil(count / self.prefill_tps / self._aim_s)
+        turns = math.ceil(max(count, LEAST_COST) / self.prefill_tps / self._aim_s)
         return Chunk(count=count, parts=deque(in_parts(reading.cache, turns)))
 
     def _learn(self, chunk: Chunk) -> None:

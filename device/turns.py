@@ -1,11 +1,11 @@
 """Whose turn it is: the table of live requests, and what one turn of the engine does with them.
 
-A turn is at most one chunk of one prompt, then one decode step of every answer, in up to three length bands: mlx-lm
-keeps one rectangle of caches per generator, in which every row pays for the longest. The table kept here is the truth,
-not the generators'. A request that fails is taken out alone. When a step itself fails its generator is thrown away and
-its requests are read again from their ids; each then runs apart until it is past the place where the step failed, so
-that the one at fault fails alone. A step is never simply repeated: that would leave the neighbours' text wrong without
-any error. Source: node design 3.4 and 3.7.
+A turn is at most one chunk of one prompt, or some layers of one, then one decode step of every answer, in up to three
+length bands: mlx-lm keeps one rectangle of caches per generator, in which every row pays for the longest. The table
+kept here is the truth, not the generators'. A request that fails is taken out alone. When a step itself fails its
+generator is thrown away and its requests are read again from their ids; each then runs apart until it is past the place
+where the step failed, so that the one at fault fails alone. A step is never simply repeated: that would leave the
+neighbours' text wrong without any error. Source: node design 3.4 and 3.7.
 """
 
 import time
@@ -74,7 +74,7 @@ class Turns:
     @property
     def queued_tokens(self) -> int:
         """Prompt tokens still to be read."""
-        return sum(len(live.ids) for live in self.waiting) + sum(reading.left for reading in list(self._readings))
+        return sum(len(live.ids) for live in self.waiting) + sum(reading.unread for reading in list(self._readings))
 
     @property
     def promised_bytes(self) -> int:
@@ -95,9 +95,10 @@ class Turns:
         if live in self._waiting:
             self._waiting.remove(live)
         for reading in [reading for reading in self._readings if reading.live is live]:
+            # Keeping what is in the middle of a chunk computes the rest of it at once, which answers would wait for.
             self._readings.remove(reading)
             self._emptied = True
-            if reading.done and self._keeps(live):
+            if reading.done and self._keeps(live) and (reading.chunk is None or not self._answering()):
                 self._keep(live, plain(reading.cache), reading.ids[: reading.done])
         for steps in self._generators:
             if live in steps:
@@ -116,7 +117,7 @@ class Turns:
     # --- one turn ----------------------------------------------------------------------------------
 
     def turn(self) -> None:
-        """Begin what fits, read one chunk of one prompt, and take one step with every answer."""
+        """Begin what fits, read a chunk of one prompt or a part of one, and take one step with every answer."""
         self._prefix.forget_old()
         while self._waiting and self._has_room(self._waiting[0]):
             self._begin(self._waiting.popleft())
@@ -226,14 +227,14 @@ class Turns:
         try:
             values = live.read(response.logprobs, response.token)
             ended = _ended(live, response, values)
+            if ended is not None:
+                live.end(*ended)  # before its context is kept: that takes time its reader need not wait for
         except Exception as error:  # noqa: BLE001 - sampler, processor, detokeniser or model of this request
             self._fail(live, error)
             if response.finish_reason is None:
                 self._take_out(live, steps, keep=False)
             return
-        if ended is not None:
-            live.end(*ended)  # first: keeping the context takes time its reader need not wait for
-            self._emptied = True
+        self._emptied |= ended is not None
         if response.finish_reason is not None:
             self._keep(live, response.prompt_cache, response.all_tokens)
         elif ended is not None:

@@ -68,6 +68,7 @@ async def _next(requests: AsyncIterator[bytes]) -> bytes | None:
     flood of reset calls megabytes (grpc/grpc#43360).
     """
     reading = asyncio.ensure_future(anext(requests, None))
+    reading.add_done_callback(lambda ended: ended.cancelled() or ended.exception())  # when nobody waits any more
     return await asyncio.shield(reading)
 
 

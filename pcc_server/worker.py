@@ -42,7 +42,7 @@ from .upkeep import Upkeep
 
 BEAT_S = 1.0
 CLOSE_S = 3.0  # for the engine to free its model
-CHUNK = 32  # tokens of a prompt; a slow engine reads fewer in a turn, and the watchdog rather waits too long
+CHUNK = 32  # tokens of a prompt; a slow engine reads a part of them in a turn: the watchdog rather waits too long
 
 
 class Opened(NamedTuple):

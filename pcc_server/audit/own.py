@@ -41,7 +41,12 @@ def _writes(fd: int) -> bool:
 
 def _listens(fd: int) -> str:
     """Return where a socket listens, HOST:PORT; empty for one that does not."""
-    end = socket.socket(fileno=os.dup(fd))
+    twin = os.dup(fd)
+    try:
+        end = socket.socket(fileno=twin)
+    except OSError:
+        os.close(twin)
+        raise
     with end:
         if end.family not in (socket.AF_INET, socket.AF_INET6) or not end.getsockopt(
             socket.SOL_SOCKET, socket.SO_ACCEPTCONN

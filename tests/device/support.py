@@ -52,7 +52,8 @@ def ask_all(engine: Any, wanted: Iterable[GenerateRequest]) -> list[Any]:
 
     async def run() -> list[Any]:
         asked = [collect(engine, one, f"p{at}") for at, one in enumerate(wanted)]
-        return await asyncio.gather(*asked, return_exceptions=True)
+        async with asyncio.timeout(60):  # who is never told would wait for ever
+            return await asyncio.gather(*asked, return_exceptions=True)
 
     return asyncio.run(run())
 

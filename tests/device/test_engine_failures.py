@@ -9,6 +9,7 @@ from device import engine as engine_module
 from device import runtime
 from device.engine import MLXEngine
 from device.errors import BadRequest, EngineFailed, Overloaded
+from device.live import Live
 from device.prompt import Framer
 from device.sampling import Chooser, Guarded
 from hybrid.wire.types import Sampling
@@ -64,11 +65,24 @@ def _plant_step_failure(engine: MLXEngine, monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(kind, "__call__", call)
 
 
+def _plant_account_failure(engine: MLXEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Raise while the marked request's last chunk is made: by then mlx-lm has let go of it."""
+    real = Live.params
+
+    def params(self: Live) -> dict[str, str | int]:
+        if self.request.sampling.seed == POISON:
+            raise ValueError("planted in the account")
+        return real(self)
+
+    monkeypatch.setattr(Live, "params", params)
+
+
 PLANTS: dict[str, Callable[[MLXEngine, pytest.MonkeyPatch], None]] = {
     "sampler": lambda _, patch: patch.setattr(engine_module, "Chooser", RaisingChooser),
     "numbers": lambda _, patch: patch.setattr(engine_module, "Chooser", NaNChooser),
     "processor": lambda _, patch: patch.setattr(engine_module, "processors", _processors),
     "step": _plant_step_failure,
+    "account": _plant_account_failure,
 }
 
 

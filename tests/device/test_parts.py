@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from device import runtime
 from device.errors import EngineFailed
-from device.reading import CHUNK_MIN, in_parts
+from device.reading import CHUNK_MIN, LEAST_COST, in_parts
 
 from .driving import Driver, prompt, sink
 
@@ -104,21 +104,37 @@ def test_parts_change_no_token(slow: Driver, fast: Driver) -> None:
     assert answers[0] == answers[1]
 
 
-def test_a_prompt_that_is_cut_between_two_parts_is_kept_whole_chunks_and_all(deep: Path) -> None:
+@pytest.mark.parametrize(("answers", "kept"), [(False, 2 * CHUNK_MIN), (True, 0)])
+def test_what_is_cut_between_two_parts_is_kept_with_its_chunk_where_no_answer_waits(
+    deep: Path, *, answers: bool, kept: int
+) -> None:
     undisturbed = Driver(deep, max_stall_s=NO_TIME)
     expected = undisturbed.submit(prompt(LENGTH), max_tokens=24)
     undisturbed.run()
     undisturbed.close()
     driver = Driver(deep, max_stall_s=NO_TIME, stateless=False)
+    if answers:
+        _answers(driver)
     first = driver.submit(prompt(LENGTH), partition="one")
     for _ in range(LAYERS + 2):
         driver.turns.turn()
     driver.turns.cancel(first)
     again = driver.submit(prompt(LENGTH), max_tokens=24, partition="one")
     driver.run()
-    assert again.cached == 2 * CHUNK_MIN
-    assert again.emitted == expected.emitted
+    assert (again.cached, again.emitted) == (kept, expected.emitted)
     driver.close()
+
+
+def test_the_last_few_tokens_are_divided_too(slow: Driver) -> None:
+    """A token costs nearly as much as sixteen: by tokens alone it would be one part."""
+    reader = slow.turns._reader
+    reader.prefill_tps, reader._aim_s = 100.0, LEAST_COST / 100.0 / LAYERS
+    slow.submit(prompt(2), max_tokens=4)
+    with slow.watched() as calls:
+        for _ in range(LAYERS - 1):
+            slow.turns.turn()
+    assert calls == [(1, 1)]
+    assert slow.turns.queued_tokens == 1
 
 
 def test_a_cut_between_two_parts_leaves_nothing(slow: Driver) -> None:

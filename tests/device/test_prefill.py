@@ -9,7 +9,7 @@ import pytest
 
 from device import runtime
 from device.errors import EngineFailed
-from device.reading import AIM, CHUNK_MIN, TURN_OF_THE_FIRST
+from device.reading import AIM, CHUNK_MIN, PARTS, TURN_OF_THE_FIRST
 from device.turns import Turns
 
 from .driving import Driver, prompt, sink
@@ -123,10 +123,10 @@ def test_chunks_follow_the_measured_speed_within_their_limits(driver: Driver) ->
     reader = driver.turns._reader
     reader._aim_s = AIM * 0.2
     chunks = []
-    for tps in (10.0, 600.0, 10_000.0):
+    for tps in (10.0, 100.0, 10_000.0):
         reader.prefill_tps = tps
         chunks.append(reader.chunk)
-    assert chunks == [CHUNK_MIN, int(600 * AIM * 0.2), CHUNK]
+    assert chunks == [CHUNK_MIN, int(PARTS * 100 * AIM * 0.2), CHUNK]
     assert CHUNK_MIN < chunks[1] < CHUNK
 
 

@@ -5,6 +5,8 @@ import socket
 import threading
 from pathlib import Path
 
+import pytest
+
 from pcc_server.audit import own
 
 LOOKS = 3_000
@@ -17,6 +19,14 @@ def test_it_counts_written_files_and_names_listeners(tmp_path: Path) -> None:
         where = f"127.0.0.1:{listening.getsockname()[1]}"
     assert here["writable_files"] == before["writable_files"] + 1
     assert sorted(here["listening"]) == sorted([*before["listening"], where])
+
+
+def test_a_descriptor_that_became_a_file_meanwhile_leaves_none_behind(tmp_path: Path) -> None:
+    with (tmp_path / "a").open("w") as file:
+        before = len(os.listdir("/proc/self/fd"))  # noqa: PTH208 - only their number
+        with pytest.raises(OSError, match="non-socket"):
+            own._listens(file.fileno())
+        assert len(os.listdir("/proc/self/fd")) == before  # noqa: PTH208
 
 
 def test_a_descriptor_that_closes_meanwhile_is_nobodys_fault() -> None:

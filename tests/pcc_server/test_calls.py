@@ -2,6 +2,7 @@
 
 import asyncio
 import functools
+import gc
 from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import Any
 
@@ -21,10 +22,14 @@ def on_a_loop(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., N
 
 
 class Requests:
-    """What grpc hands over: messages, then the end when the peer has sent it. ended: how its reads ended."""
+    """What grpc hands over: messages, then the end when the peer has sent it. ended: how its reads ended.
 
-    def __init__(self, *messages: bytes) -> None:
+    error: raised then in place of the end, as the library does when the call was aborted.
+    """
+
+    def __init__(self, *messages: bytes, error: Exception | None = None) -> None:
         self._messages = list(messages)
+        self._error = error
         self.over = asyncio.Event()
         self.ended: list[str] = []
 
@@ -40,6 +45,8 @@ class Requests:
             self.ended.append("cut short")
             raise
         self.ended.append("by itself")
+        if self._error:
+            raise self._error
         raise StopAsyncIteration
 
 
@@ -65,6 +72,22 @@ async def test_a_caller_that_never_finishes_is_refused_and_its_read_left(monkeyp
     with pytest.raises(Malformed, match="did not finish"):
         await only(requests)
     assert requests.ended == []
+
+
+@on_a_loop
+async def test_how_a_left_read_ends_is_nobodys_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The loop would report an error that nobody looked at, and the node would count a fault for each such caller."""
+    told: list[Any] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: told.append(context))
+    monkeypatch.setattr(calls, "READ_S", 0.01)
+    requests = Requests(b"a", error=RuntimeError("the call was aborted"))
+    with pytest.raises(Malformed):
+        await only(requests)
+    requests.over.set()
+    await asyncio.sleep(0.01)
+    assert requests.ended == ["by itself"]
+    gc.collect()
+    assert told == []
 
 
 @pytest.mark.parametrize("messages", [(), (b"a", b"b"), (b"a", b"b", b"c")])
