@@ -362,7 +362,7 @@ def one_turn(system: str | None) -> dict[str, Any]:
 
 def from_config(settings: config.Config, given: Mapping[str, Any]) -> dict[str, Any]:
     """Turn settings into constructor arguments; ``given`` wins. ``node_key`` becomes a pinned trust policy."""
-    from .settings import deciding
+    from .settings import check_money, deciding
     from .trust.policy import Policy
 
     key = given.get("node_key")
@@ -382,7 +382,9 @@ def from_config(settings: config.Config, given: Mapping[str, Any]) -> dict[str, 
         "state": settings.state,
         **{name: getattr(settings, name) for name in config.ROUTING},
     }
-    return {**named, **{name: value for name, value in given.items() if name != "node_key"}}
+    merged = {**named, **{name: value for name, value in given.items() if name != "node_key"}}
+    check_money(merged["budget"], merged["price"], where=config.told_by(settings, "budget"))
+    return merged
 
 
 def _messages(prompt: Prompt) -> str | tuple[Message | LabelledMessage, ...]:

@@ -105,7 +105,7 @@ class Ask:
         """Return it with every segment examined, so that what recognisers find binds like any label.
 
         cleared: names of sources of this turn, system text included, whose findings a person let go. Earlier turns
-        keep what was said of them in their own call, a clearing too.
+        keep what was said of them in their own call; a clearing too, where the node answered.
         """
         start = turn_start(tuple(each.message for each in self.turn))
         stops = (typed(text, source=STOP_STRING) for text in self.sampling.stop)
@@ -114,6 +114,15 @@ class Ask:
             turn=(*_screened(self.turn[:start], screener, cleared), *_now(self.turn[start:], screener, cleared)),
             history=_screened(self.history, screener, cleared),
             stops=tuple(examined(stop, screener, cleared) for stop in stops),
+        )
+
+    def held_again(self) -> "Ask":
+        """Return it without what a person let go for this call: in its turn, the system text and the stop strings."""
+        return replace(
+            self,
+            turn=tuple(each.held_again() for each in self.turn),
+            history=tuple(each.held_again() if each.is_system else each for each in self.history),
+            stops=tuple(stop.held_again() for stop in self.stops),
         )
 
     @property

@@ -128,6 +128,14 @@ def layer_of(config: Config, name: str | None) -> int:
     return LAYERS.index(origin) if origin else -1
 
 
+def told_by(config: Config, name: str) -> str:
+    """Say in words which layer set a field, after a blank; empty where none did."""
+    here = f"{PROJECT_FILE} in this folder"
+    names = {"user": USER_FILE, "project": here, "environment": "a variable", "flag": "a flag"}
+    origin = config.origin.get(name)
+    return f" (set by {names[origin]})" if origin else ""
+
+
 def offline_by_environment(environ: Mapping[str, str] | None = None) -> bool:
     """Whether ``HYBRID_OFFLINE`` is on: the one variable every client honours, since it can only tighten."""
     return read_boolean((os.environ if environ is None else environ).get("HYBRID_OFFLINE", ""), "HYBRID_OFFLINE")
@@ -142,14 +150,16 @@ def default_user_file() -> Path:
 
 def _from_file(config: Config, path: Path, origin: str) -> Config:
     try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
+        values = _flat(tomllib.loads(path.read_text(encoding="utf-8")))
     except (FileNotFoundError, NotADirectoryError):
         return config
     except OSError as error:
         raise ConfigurationError(f"{path} cannot be read: {error.strerror or type(error).__name__}") from None
     except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise ConfigurationError(f"{path} cannot be read: {error}", hint="correct or remove the file") from None
-    for key, value in _flat(table).items():
+    except RecursionError:
+        raise ConfigurationError(f"{path} is nested too deeply", hint="correct or remove the file") from None
+    for key, value in values.items():
         if key not in KEYS:
             raise unknown(f"{path}: unknown key {key!r}", key, list(KEYS))
         name, _, project_may = KEYS[key]

@@ -89,11 +89,9 @@ class Transcript:
         self.asked = Asked(request_id=turn.request_id, text=turn.ask.question, at=at)
         if turn.decision is None or not turn.text:
             return
-        said, context = turn.ask.turn, turn.context()
-        if turn.decision.route is Route.ON_DEVICE:  # what a person let go for this call had no need to leave
-            said = tuple(each.held_again() for each in said)
-            context = context.plus(*(segment for each in said for segment in each.segments))
-        answer = derived(turn.text, context)
+        here = turn.decision.route is Route.ON_DEVICE
+        said = turn.ask.held_again().turn if here else turn.ask.turn
+        answer = derived(turn.text, turn.context())
         message = Message(role=Role.ASSISTANT, content=turn.text)
         self.turns.append((*said, Labelled(message=message, segments=(answer,))))
         self.routes.append(turn.decision.route)

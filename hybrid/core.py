@@ -3,7 +3,7 @@
 ``Turn`` decides the route, folds what the route yields into events, watches an answer of the device, and says what a
 failure or a doubt means: an error, or, where mode and label allow it, a new decision with its own reason.
 A failed hand-over is never a plaintext request and never a silent answer from elsewhere; nothing shown is ever
-replaced. A driver (``hybrid.aio``) performs the actions.
+replaced. A driver (``hybrid.runner``) performs the actions.
 """
 
 import dataclasses
@@ -266,9 +266,13 @@ class Turn:
         )
 
     def context(self) -> Labels:
-        """Return the labels of everything the answering model read: the answer carries the strictest of them."""
-        there = self.decision is not None and self.decision.route is Route.PRIVATE_CLOUD
-        return self._outgoing().labels if there else self.ask.labels
+        """Return the labels of everything the answering model read: the answer carries the strictest of them.
+
+        What a person let go was let go for this call: what the device answered had no need of it, and is held again.
+        """
+        if self.decision is not None and self.decision.route is Route.PRIVATE_CLOUD:
+            return self._outgoing().labels
+        return self.ask.held_again().labels
 
     def _timing(self, outcome: Outcome) -> Timing:
         engine = self._chunk.timing or EngineTiming()

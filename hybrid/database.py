@@ -7,6 +7,8 @@ failure may cost the last rows, never the file.
 import contextlib
 import os
 import sqlite3
+import threading
+import weakref
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
@@ -42,8 +44,10 @@ class Unreadable(ConfigurationError):
 class Database:
     """A connection that opens when it is first used. Callers see to it that one thread at a time uses it.
 
+    Before a fork it closes, and opens again in parent and child when it is next used.
     path: None keeps everything in memory.  tables: the statements that make an empty file ours.
     mark, version: told apart by; a file with others is refused.  remedy: a sentence for people whose file is damaged.
+    turn: held while it works.
     """
 
     def __init__(self, path: Path | None, *, tables: Sequence[str], mark: int, version: int, remedy: str) -> None:
@@ -53,6 +57,9 @@ class Database:
         self._file: tuple[int, int] | None = None
         self._pid = os.getpid()
         self._parents: list[sqlite3.Connection] = []
+        self.turn = threading.RLock()
+        with _known:
+            _all.add(self)
 
     @property
     def exists(self) -> bool:
@@ -65,7 +72,8 @@ class Database:
         Raises Busy after ``patience_s`` seconds, Unreadable, ConfigurationError for a file that can't be written.
         """
         try:
-            return self._run(work, patience_s, "BEGIN" if reads else "BEGIN IMMEDIATE")
+            with self.turn:
+                return self._run(work, patience_s, "BEGIN" if reads else "BEGIN IMMEDIATE")
         except (sqlite3.Error, OSError, ValueError) as error:
             told = self._told(error)
             if not isinstance(told, Busy):
@@ -74,17 +82,18 @@ class Database:
 
     def scrub(self) -> None:
         """Let nothing that was deleted stay in the journal; where another process reads, the next call does it."""
-        with contextlib.suppress(sqlite3.Error):
+        with self.turn, contextlib.suppress(sqlite3.Error):
             if self._db is not None:
                 self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
 
     def close(self) -> None:
         """Let the file go. Calling it again is harmless."""
-        db, self._db = self._db, None
+        with self.turn:
+            db, self._db = self._db, None
         if db is None:
             return
         if self._pid != os.getpid():
-            self._parents.append(db)  # closing it here would disturb the process that made it
+            self._parents.append(db)  # of a fork that Python was not told of: closing it would disturb that process
             return
         with contextlib.suppress(sqlite3.Error):
             db.close()
@@ -180,10 +189,40 @@ class Database:
 
 
 def _keep_private(path: Path) -> None:
-    """Make the file when it is missing, readable by its owner alone; one that others may read is closed to them."""
-    handle = os.open(path, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, PRIVATE_FILE)
+    """Make the file when it is missing, readable by its owner alone; one that others may read is closed to them.
+
+    An existing one is never opened here: closing any descriptor of a file drops every lock that this process has on it,
+    those of another connection too (sqlite.org/howtocorrupt.html, 2.2).
+    """
     try:
-        if os.fstat(handle).st_mode & OTHERS:
-            os.fchmod(handle, PRIVATE_FILE)
-    finally:
-        os.close(handle)
+        os.close(os.open(path, os.O_RDONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, PRIVATE_FILE))
+    except FileExistsError:
+        if path.stat().st_mode & OTHERS:
+            path.chmod(PRIVATE_FILE)
+
+
+# --- over a fork -----------------------------------------------------------------------------------------------------
+
+_all: "weakref.WeakSet[Database]" = weakref.WeakSet()
+_known = threading.RLock()
+_forking: list[Database] = []
+
+
+def _before_fork() -> None:
+    """Let every file go: SQLite in the child would believe in locks that only its parent has (howtocorrupt, 2.6)."""
+    _known.acquire()
+    _forking[:] = [database for database in _all if database.path is not None]
+    for database in _forking:
+        database.turn.acquire()
+        database.close()
+
+
+def _after_fork() -> None:
+    for database in _forking:
+        database.turn.release()
+    _forking.clear()
+    _known.release()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_after_fork)

@@ -175,9 +175,9 @@ class Router:
 
     def _keep(self, turn: "Turn", decision: Decision) -> None:
         """Keep the question to learn from, where a person chose that; a store that can't be used is said once."""
+        self._expire()
         folder = self._settings.folder
         if self._settings.learn != "keep" or folder is None or not turn.text:
-            self._expire()
             return
         from .examples_store import Example, ExampleStore
 

@@ -91,7 +91,7 @@ class Settings:
         _check_share("budget", self.budget, 1.0)
         _check_share("explore", self.explore, MOST_EXPLORED)
         _check_share("price", self.price, MOST_PRICE)
-        _check_money(self.budget, self.price)
+        check_money(self.budget, self.price)
         if len(self.node_token) > MAX_TOKEN_BYTES:
             raise ConfigurationError(f"an access key has at most {MAX_TOKEN_BYTES} bytes")
         as_timeout(self.timeout)
@@ -161,11 +161,11 @@ def _check_share(name: str, value: object, most: float) -> None:
         raise ConfigurationError(f"{name} must lie between 0 and {most:g}, got {value}")
 
 
-def _check_money(budget: "float | Budget | None", price: float | None) -> None:
-    """Refuse a limit on money where nothing could ever count it."""
+def check_money(budget: "float | Budget | None", price: float | None, *, where: str = "") -> None:
+    """Refuse a limit on money where nothing could ever count it. where: who set it, in words."""
     if getattr(budget, "money_per_month", None) and not price:
         raise ConfigurationError(
-            "a budget of money needs a price, or it would limit nothing",
+            f"a budget of money{where} needs a price, or it would limit nothing",
             hint="set price to what 1,000 tokens on the node cost, in the unit of the budget",
         )
 

@@ -36,6 +36,8 @@ def _number(value: Any, where: str) -> float:
         number = float(value)
     except (TypeError, ValueError):
         raise ConfigurationError(f"{where} must be a number, got {value!r}") from None
+    except OverflowError:
+        raise ConfigurationError(f"{where} is a number beyond all bounds") from None
     if isinstance(value, bool) or not 0 <= number < float("inf"):
         raise ConfigurationError(f"{where} must be a number of 0 or more")
     return number

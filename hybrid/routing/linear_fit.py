@@ -1,5 +1,6 @@
 """The linear head's share of a correction: what is added to its buckets, and how far that may move a score."""
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -31,7 +32,10 @@ MOST_BUCKETS = 4096
 
 LEAST_SHARED = 3
 """Kept questions that must hold a bucket for it to get an addition: the correction is in clear and does not expire, so
-no single question may be looked up in it."""
+no single question may be looked up in it. One that was asked again on the same day counts once."""
+
+SAME = 0.8
+"""Share of their buckets that two questions of one day have in common from which they are one, asked again."""
 
 ROUNDS = 150
 
@@ -126,23 +130,51 @@ def fit_linear(
     needed = np.array([max(0.0, each.strong - each.weak) for each in reservoir.rows])
     line = logistic(held.z, needed, np.ones(len(needed)), prior=(0.0, 1.0), pull=1.0)
     count = len(held.z)
+    asked = np.r_[np.zeros(count, np.bool_), first_asked(old)]
     shipped = sigmoid(line[0] + line[1] * held.z)
     target = np.r_[shipped, [wrong for wrong, _ in told]]
     weight = np.r_[np.full(count, RESERVOIR_WEIGHT / count), [w for _, w in told]]
-    return _descend(held.plus(own), line, target, weight / weight.sum(), np.arange(len(target)) >= count)
+    weight /= weight.sum()
+    return _descend(held.plus(own), line, target, weight, own=np.arange(len(target)) >= count, asked=asked)
+
+
+def first_asked(given: Sequence[Lesson]) -> NDArray[np.bool_]:
+    """Tell of each outcome with features whether none before it on that day was nearly the same question.
+
+    What is asked again because its answer would not do is one question. Alike: Jaccard similarity of the buckets.
+    """
+    held: dict[int, list[frozenset[int]]] = defaultdict(list)
+    first = []
+    for lesson in given:
+        if row := lesson.row:
+            buckets = row.words | row.pairs
+            first.append(not any(_alike(buckets, other) for other in held[lesson.day]))
+            held[lesson.day].append(buckets)
+    return np.array(first, dtype=np.bool_)
+
+
+def _alike(one: frozenset[int], other: frozenset[int]) -> bool:
+    return len(one & other) >= SAME * len(one | other)
 
 
 def _descend(
-    rows: Table, line: tuple[float, float], target: Numbers, weight: Numbers, own: NDArray[np.bool_]
+    rows: Table,
+    line: tuple[float, float],
+    target: Numbers,
+    weight: Numbers,
+    *,
+    own: NDArray[np.bool_],
+    asked: NDArray[np.bool_],
 ) -> dict[int, float]:
     """Minimise sum of weight * log loss + PULL / 2 * |additions|^2 by Nesterov's accelerated gradient.
 
     A row's buckets share one over the root of their number, so its squared norm is at most 1 and the loss is smooth
     with L <= (slope^2 + 1) / 4 + PULL: the step 1 / L needs no search. Nesterov 1983; O'Donoghue and Candes 2015 for
-    starting the momentum anew when it points uphill. Only buckets that `LEAST_SHARED` outcomes hold get an addition.
+    starting the momentum anew when it points uphill. Only buckets that `LEAST_SHARED` questions hold get an addition.
+    own: which rows are outcomes.  asked: which of them are a question of their own.
     """
     names, place = np.unique(rows.buckets, return_inverse=True)
-    shared = np.bincount(place, weights=own[rows.owner], minlength=len(names)) >= LEAST_SHARED
+    shared = np.bincount(place, weights=asked[rows.owner], minlength=len(names)) >= LEAST_SHARED
     intercept, slope = line
     step = 1.0 / ((slope**2 + 1.0) / 4.0 + PULL)
     at = ahead = np.zeros(len(names) + 1)  # the last one is the intercept of the outcomes

@@ -425,13 +425,17 @@ def test_an_offset_moves_ranks_and_never_their_order_nor_their_ends() -> None:
 SYLLABLES = ("ba", "ke", "lo", "mi", "su", "to"), ("rin", "tal", "mos", "pek"), ("a", "en", "is", "or", "um", "y")
 
 
-def held(count: int) -> tuple[list[FeatureRow], Candidate]:
-    """Return kept questions in words of their own, and what was fitted to them."""
+def held(count: int, *, again: int = 0) -> tuple[list[FeatureRow], Candidate]:
+    """Return kept questions of one day, in words of their own, and what was fitted to them.
+
+    again: how often the first was asked again, every second time in a word more.
+    """
     rng = random.Random(1)  # noqa: S311 - a simulation
     texts = [" ".join("".join(map(rng.choice, SYLLABLES)) for _ in range(14)) for _ in range(count)]
+    texts[1 : again + 1] = [f"{texts[0]} please" if n % 2 else texts[0] for n in range(again)]
     rows = [FeatureRow.of(extract(text)) for text in texts]
     lessons = zip(lived(gardener, count, 3), rows, strict=True)
-    return rows, fit(told(tuple(replace(lesson, row=row) for lesson, row in lessons)))
+    return rows, fit(told(tuple(replace(lesson, row=row, minute=START_MIN) for lesson, row in lessons)))
 
 
 def found(rows: list[FeatureRow], candidate: Candidate) -> float:
@@ -444,6 +448,14 @@ def test_no_kept_question_can_be_looked_up_in_a_correction(monkeypatch: pytest.M
     assert found(*held(100)) < 0.02
     monkeypatch.setattr(linear_fit, "LEAST_SHARED", 1)
     assert found(*held(100)) > 0.5  # as it would be
+
+
+def test_nor_one_that_was_asked_again_and_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    (first, *_), candidate = held(100, again=6)
+    assert found([first], candidate) < 0.1  # a pair that others hold too
+    monkeypatch.setattr(linear_fit, "SAME", 1.1)  # nothing is the same
+    (first, *_), candidate = held(100, again=6)
+    assert found([first], candidate) > 0.5
 
 
 # --- the reservoir ----------------------------------------------------------------------------------------------------

@@ -193,6 +193,27 @@ def test_a_budget_that_means_nothing_names_its_place(tmp_path: Path, value: str)
         loaded(tmp_path, user=f"budget = {value}")
 
 
+def test_a_budget_of_money_without_a_price_is_told_with_who_set_it(tmp_path: Path) -> None:
+    settings = loaded(tmp_path, project='budget = "20/month"')
+    with pytest.raises(ConfigurationError, match=r"set by hybrid\.toml in this folder\) needs a price"):
+        from_config(settings, {})
+    assert from_config(settings, {"price": 0.01})["price"] == 0.01
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("deny = " + "[" * 5_000, "nested too deeply"),
+        (".".join("a" * 5_000) + " = 1", "nested too deeply"),
+        ("threshold = " + "9" * 400, "beyond all bounds"),
+    ],
+)
+def test_settings_without_measure_are_refused_with_the_file(tmp_path: Path, text: str, says: str) -> None:
+    with pytest.raises(ConfigurationError, match=says) as caught:
+        loaded(tmp_path, project=text)
+    assert "hybrid.toml" in str(caught.value)
+
+
 def test_a_budget_of_money_needs_a_price() -> None:
     with pytest.raises(ConfigurationError, match="price"):
         Client(engine=FakeEngine(), budget=Budget(money_per_month=5.0))

@@ -206,6 +206,59 @@ def test_a_forked_child_uses_a_connection_of_its_own(tmp_path: Path) -> None:
     log.close()
 
 
+def test_a_forked_child_loses_nothing_when_its_parent_closes(tmp_path: Path) -> None:
+    """SQLite's own table of locks goes over a fork, the locks do not: the file would be taken from under the child."""
+    log = open_log(tmp_path)
+    log.add(record("parent"))
+    (theirs, ours), (mine, yours) = os.pipe(), os.pipe()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        child = os.fork()
+    if child == 0:
+        with suppress(BaseException):
+            log.add(record("child"))
+            os.write(yours, b"x")
+            os.read(theirs, 1)
+            for number in range(5):
+                log.add(record(f"later{number}"))
+            log.close()
+            os._exit(0)
+        os._exit(1)
+    os.read(mine, 1)
+    log.close()
+    os.write(ours, b"x")
+    assert os.waitpid(child, 0)[1] == 0
+    for end in (theirs, ours, mine, yours):
+        os.close(end)
+    with closing(open_log(tmp_path)) as again:
+        assert ids(again) == ["parent", "child", *(f"later{number}" for number in range(5))]
+
+
+READ_ONCE = """
+import sys
+from pathlib import Path
+from hybrid.decision_log import DecisionLog
+log = DecisionLog(Path(sys.argv[1]))
+print(len(list(log.rows())))
+log.close()
+"""
+
+
+def test_two_logs_of_one_process_lose_nothing_to_another_process(tmp_path: Path) -> None:
+    """Whoever opens and closes a descriptor of the file drops the locks of every connection in the process."""
+    one, two = open_log(tmp_path), open_log(tmp_path)
+    with closing(one), closing(two):
+        one.add(record("one"))
+        two.add(record("two"))
+        counts = []
+        for number in range(3):
+            counts.append(int(subprocess.check_output([sys.executable, "-c", READ_ONCE, str(tmp_path)])))
+            one.add(record(f"more{number}"))
+        assert counts == [2, 3, 4]
+    with closing(open_log(tmp_path)) as again:
+        assert ids(again) == ["one", "two", "more0", "more1", "more2"]
+
+
 def test_a_file_that_somebody_removes_is_made_anew(log: DecisionLog) -> None:
     log.add(record("gone"))
     assert log.path is not None

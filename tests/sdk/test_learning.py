@@ -309,12 +309,19 @@ def test_what_a_person_let_go_for_one_call_is_not_kept(store: ExampleStore) -> N
     assert not store.path.exists()
 
 
-def test_what_has_expired_goes_also_where_nothing_is_kept_any_more(tmp_path: Path, ring: MemoryKeyring) -> None:
+@pytest.mark.parametrize(
+    ("given", "sources"),
+    [({}, ()), ({"learn": "keep"}, (Source(label="mail", text="a letter", kind="mail"),))],
+    ids=["learn is off", "all of it must stay"],
+)
+def test_what_has_expired_goes_also_where_nothing_is_kept_any_more(
+    tmp_path: Path, ring: MemoryKeyring, given: dict[str, Any], sources: tuple[Source, ...]
+) -> None:
     store = ExampleStore(tmp_path, keychain=Keychain("test", backend=ring))
     store.keep(example(), OPEN)
     for left in (1, 0):
-        with Client(**Bench().options(state=tmp_path)) as client:  # learn is off
-            client.ask("hello")
+        with Client(**Bench().options(state=tmp_path, **given)) as client:
+            client.ask("hello", sources=sources)
         assert rows_in(store) == left
         with closing(sqlite3.connect(store.path)) as rows, rows:
             rows.execute("UPDATE examples SET expires_at = 1")

@@ -9,6 +9,7 @@ import pytest
 
 from hybrid.aio import AsyncClient
 from hybrid.client import Client
+from hybrid.compose import LabelledMessage
 from hybrid.errors import ConfigurationError, PolicyError
 from hybrid.events import Handoff
 from hybrid.routing.outgoing import PLACEHOLDER
@@ -43,6 +44,32 @@ def test_what_was_cleared_for_an_answer_of_the_device_does_not_leave_with_the_ne
         assert session.ask(HARD).route == "private_cloud"
     assert "rubyvault" not in bench.node_read
     assert bench.node_read.count(PLACEHOLDER) == 2
+
+
+@pytest.mark.parametrize("fork", [True, False])
+def test_nor_does_what_the_device_answered_from_a_cleared_system_text(fork: bool) -> None:
+    bench = Bench(device=FakeEngine(["zebra: the debts are large"]))
+    with Client(**bench.options()) as client:
+        session = client.session(system="you serve ann@rubyvault.com, whose debts are large")
+        session.ask("hi", cleared=("system text",))
+        assert session.messages[-1].max_route == "on_device"
+        if fork:
+            client.ask([*session.messages, LabelledMessage(role="user", content=HARD, max_route="private_cloud")])
+        else:
+            session.system = "be brief"
+            session.ask(HARD)
+    assert bench.node_read
+    assert "zebra" not in bench.node_read
+
+
+def test_a_reply_says_of_itself_what_the_transcript_says() -> None:
+    bench = Bench(device=FakeEngine(["zebra: the debts are large"]))
+    with Client(**bench.options()) as client:
+        session = client.session()
+        reply = session.ask("write to ann@rubyvault.com", cleared=("prompt",))
+        assert reply.max_route == session.messages[-1].max_route == "on_device"
+        client.ask(HARD, sources=[Source(label="note", text=reply.text, max_route=reply.max_route)])
+    assert "zebra" not in bench.node_read
 
 
 def test_what_was_cleared_for_the_node_stays_cleared_in_its_conversation() -> None:
