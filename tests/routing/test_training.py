@@ -176,7 +176,7 @@ def test_the_newest_fifth_is_judged_by_and_never_fitted_to() -> None:
     assert fit(Lessons(given)).personal.to_bytes() == fit(Lessons(other)).personal.to_bytes()
 
 
-def test_below_three_hundred_outcomes_no_probability_is_claimed() -> None:
+def test_below_five_hundred_outcomes_no_probability_is_claimed() -> None:
     candidate = fit(Lessons(lived(gardener, 200, 6)))
     assert candidate.personal.p_ok is None
     assert not LearnedScorer.from_bytes(shipped(), candidate.personal).calibrated
