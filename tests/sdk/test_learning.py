@@ -369,7 +369,17 @@ def test_what_has_expired_leaves_the_file(store: ExampleStore) -> None:
         assert sealed[-64:] not in store.path.read_bytes()
 
 
-def test_what_is_deleted_is_overwritten_also_where_sqlite_was_not_built_to(store: ExampleStore) -> None:
+def test_what_is_deleted_is_overwritten_also_where_sqlite_was_not_built_to(
+    store: ExampleStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = sqlite3.connect
+
+    def connect(*arguments: Any, **named: Any) -> sqlite3.Connection:
+        made = real(*arguments, **named)
+        made.execute("PRAGMA secure_delete = OFF")
+        return made
+
+    monkeypatch.setattr(sqlite3, "connect", connect)
     found = store._database.run(lambda rows: rows.execute("PRAGMA secure_delete").fetchone()[0], patience_s=1.0)
     assert found == 1
 
