@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from hybrid.config import read_token
+from hybrid.credentials import read_token
 from hybrid.errors import ConfigurationError
 from hybrid.wire.note import NoteSigner
 from pcc_server import admin
