@@ -24,7 +24,7 @@ from .loader import Loaded
 CHUNK_MIN = 32  # tokens, however slow the machine is
 PARTS = 8  # turns that a chunk may take, where it has more tokens than that
 LEAST_COST = 16  # tokens: what fewer cost as well, nearly
-AIM = 0.33  # of the longest wait allowed: a chunk costs more than those before it, a step beside one more than alone
+AIM = 0.25  # of the longest wait allowed: a chunk costs more than those before it, a step beside one more than alone
 TURN_OF_THE_FIRST = 4  # each fourth part goes to the prompt that came first, however long it is
 WARM_UP_TOKENS = 16
 SMOOTHING = 0.3  # weight of the newest measurement in a moving average
