@@ -86,11 +86,12 @@ def open_client(
 
     on_handoff: replaces the configured consent.  phase: told what is being waited for.
     """
-    from hybrid.config import ROUTING
+    from hybrid.config import ROUTING, told_by
     from hybrid.credentials import read_token
-    from hybrid.settings import deciding
+    from hybrid.settings import check_money, deciding
     from hybrid.trust.policy import Policy
 
+    check_money(settings.budget, settings.price, where=told_by(settings, "budget"))
     with ExitStack() as stack:
         address = settings.node
         trust = None if local_node else deciding(settings)

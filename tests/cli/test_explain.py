@@ -160,3 +160,11 @@ def test_before_any_model_is_downloaded_it_says_what_would_be_with_one(own_world
     assert [*map(str, own_world.iterdir())] == files  # nothing was made
     only = [*words, "--private-cloud", "two"]  # what a model would not help still fails
     assert subprocess.run(only, env=env, cwd=own_world, capture_output=True, check=False).returncode == 4
+
+
+def test_a_projects_budget_of_money_without_a_price_is_told_with_who_set_it(own_world: Path) -> None:
+    (own_world / "hybrid.toml").write_text('budget = "20/month"\n')
+    result = invoke(Scene(), "explain", "hello")
+    assert result.exit_code == 2
+    assert "(set by hybrid.toml in this folder) needs a price" in result.output
+    assert "1,000 tokens" in result.output  # what to do
