@@ -86,36 +86,16 @@ def open_client(
 
     on_handoff: replaces the configured consent.  phase: told what is being waited for.
     """
-    from hybrid.config import ROUTING, told_by
-    from hybrid.credentials import read_token
-    from hybrid.settings import check_money, deciding
-    from hybrid.trust.policy import Policy
+    from hybrid.aio import from_config
 
-    check_money(settings.budget, settings.price, where=told_by(settings, "budget"))
+    given: dict[str, Any] = {"on_handoff": on_handoff} if on_handoff else {}
     with ExitStack() as stack:
-        address = settings.node
-        trust = None if local_node else deciding(settings)
         if local_node:
             phase("starting a private node on loopback")
             node = stack.enter_context(doors.own_node(settings))
-            address, trust = node.address, Policy.pinned(node.key)
-            phase(f"private node ready at {address}")
-        client = doors.client(
-            model=settings.model,
-            models=settings.models,
-            node=address,
-            trust=trust,
-            node_token=read_token(settings.node_token_file),
-            node_ca=None if local_node else settings.node_ca_file,
-            policy=settings.policy,
-            threshold=settings.threshold,
-            on_handoff=on_handoff or settings.on_handoff,
-            timeout=settings.timeout,
-            offline=settings.offline or None,
-            receipts=settings.receipts,
-            state=settings.state,
-            **{name: getattr(settings, name) for name in ROUTING},
-        )
+            given |= {"node": node.address, "node_key": node.key, "node_ca": None}
+            phase(f"private node ready at {node.address}")
+        client = doors.client(**from_config(settings, given))
         stack.callback(client.close)
         yield client
 
